@@ -83,6 +83,7 @@ fn admission(criterion: &mut Criterion) {
             models: None,
             answer_headers: None,
             limits: None,
+            external: false,
         }],
         ..CallerSettings::default()
     });

@@ -57,6 +57,7 @@ fn gate() -> Gate {
         slots: Some(64),
         kv_tokens: None,
         eligible: true,
+        external: None,
     };
     gate.rebuild(settings, (0..WORKERS).map(member).collect(), Nanos::ZERO);
     gate

@@ -56,6 +56,8 @@ fn reading() -> StateReading {
         kv_used: Some(index as f64 / 1001.0),
         heartbeat_age: Some(Duration::from_micros(index as u64 * 997)),
         heartbeats_missed: Some(index as f64 / 997.0),
+        provider_left: [None; 2],
+        provider_closed: None,
     };
     StateReading {
         connections: 10_000,

@@ -33,6 +33,7 @@ fn gate(workers: usize, queue_wait: Duration) -> Gate {
         slots: Some(SLOTS),
         kv_tokens: Some(1 << 20),
         eligible: true,
+        external: None,
     };
     gate.rebuild(settings(queue_wait), (0..workers).map(member).collect(), Nanos::ZERO);
     gate
@@ -53,6 +54,7 @@ fn ask(caller: usize) -> PermitRequest {
         prefix: None,
         deadline: None,
         worker: None,
+        external: false,
     }
 }
 

@@ -32,6 +32,7 @@ fn read(text: &str) -> Result<Settings, ConfigErrors> {
         "DAM_READ_TOKEN" => Some("s3cret-read".to_owned()),
         "DAM_METRICS_TOKEN" => Some("s3cret-metrics".to_owned()),
         "REDIS_PASSWORD" => Some("s3cret-redis".to_owned()),
+        "PROVIDER_KEY" => Some("s3cret-provider".to_owned()),
         "WORKER_KEY" => Some("s3cret-worker".to_owned()),
         "OTLP_TOKEN" => Some("s3cret-otlp".to_owned()),
         "DAM_REDIS_KEY" => Some("s3cret-hmac".to_owned()),

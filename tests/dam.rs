@@ -35,6 +35,8 @@ mod ejection;
 mod endings;
 #[path = "dam/ends.rs"]
 mod ends;
+#[path = "dam/external.rs"]
+mod external;
 #[path = "dam/failover.rs"]
 mod failover;
 #[path = "dam/fleet.rs"]

@@ -289,6 +289,7 @@ fn callers(settings: &Settings) -> CallerSettings {
                 limits: key.limits.clone(),
                 models: key.models.clone(),
                 answer_headers: key.answer_headers,
+                external: key.external,
             })
             .collect(),
     }

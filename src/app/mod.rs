@@ -141,7 +141,8 @@ impl App {
             Arc::clone(&upstream_settings),
             clock.clone(),
             together.as_ref().and_then(|together| together.jobs.clone()),
-        );
+        )
+        .counting(&metrics);
         let jobs = together.as_ref().and_then(|together| together.jobs.clone());
         let stored = together.as_ref().map(RedisParts::responses);
         let chooses = settings.shared.jobs != JobMode::Workers;

@@ -19,14 +19,14 @@ use crate::redis::jobs::JobQueue;
 use crate::request::Class;
 use crate::server::admin::live::Live as Shown;
 use crate::server::admin::{AdminSource, Changed, Explanation, LimitChange, Switched};
-use crate::shed::{GateSnapshot, WorkerSnapshot, WorkerTrouble};
+use crate::shed::{GateSnapshot, ProviderLevel, WorkerSnapshot, WorkerTrouble};
 
 /// Light of a worker: the worse of the gate's view and its report, even if its colour is not
 /// active. Without a report, an ineligible worker is red.
 pub(super) fn light(worker: &WorkerSnapshot, report: Option<&WorkerReport>) -> Light {
     let seen = if worker.leaving || worker.trouble.is_some() || !worker.reachable {
         Light::Red
-    } else if worker.in_flight >= worker.limit {
+    } else if worker.in_flight >= worker.limit || worker.provider.is_some_and(|level| level.is_used_up()) {
         Light::Yellow
     } else {
         Light::Green
@@ -68,7 +68,18 @@ fn member_reading(member: QueueMember) -> WorkerReading {
         kv_used: report.beat.kv_used,
         heartbeat_age: Some(report.age),
         heartbeats_missed: report.intervals_since(),
+        provider_left: [None; 2],
+        provider_closed: None,
     }
+}
+
+/// What a provider's limits leave as JSON.
+fn left(level: ProviderLevel) -> Value {
+    json!({
+        "requests": level.requests,
+        "tokens": level.tokens,
+        "closed_ms": u64::try_from(level.closed_for.as_millis()).unwrap_or(u64::MAX),
+    })
 }
 
 impl App {
@@ -168,6 +179,10 @@ impl App {
                         kv_used: report.and_then(|report| report.beat.kv_used),
                         heartbeat_age: report.map(|report| report.age),
                         heartbeats_missed: report.and_then(WorkerReport::intervals_since),
+                        provider_left: worker
+                            .provider
+                            .map_or([None; 2], |level| [level.requests, level.tokens]),
+                        provider_closed: worker.provider.map(|level| level.closed_for),
                     }
                 })
                 .chain(members.into_iter().map(member_reading))
@@ -206,6 +221,7 @@ impl AdminSource for App {
                             "tokens": worker.tokens,
                             "kv_tokens": worker.kv_tokens,
                             "leaving": worker.leaving,
+                            "provider": worker.provider.map(left),
                             "said": reports.get(&worker.id).map(said),
                             "members": members
                                 .iter()
@@ -279,8 +295,12 @@ impl AdminSource for App {
 
     fn metrics(&self) -> String {
         // Creates each pool's series before its first stream: alerts need an existing series.
-        for pool in self.0.fleet.load().pools() {
+        let fleet = self.0.fleet.load();
+        for pool in fleet.pools() {
             drop(self.0.metrics.pool(&pool.name));
+        }
+        for worker in fleet.workers().iter().filter(|worker| worker.quota.is_some()) {
+            drop(self.0.metrics.provider(&worker.spec.id));
         }
         self.0.metrics.encode(&self.reading())
     }

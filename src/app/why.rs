@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::fleet::registry::WorkerReport;
-use crate::shed::WorkerSnapshot;
+use crate::shed::{ProviderLevel, WorkerSnapshot};
 
 /// Returns the reason for a red or yellow light. The gate's view comes before the report, worse
 /// before better.
@@ -19,6 +19,11 @@ pub(super) fn why(worker: &WorkerSnapshot, report: Option<&WorkerReport>) -> Opt
         "it is not eligible and sends no heartbeats".to_owned()
     } else if worker.in_flight >= worker.limit {
         format!("full: {} of {} in flight", worker.in_flight, worker.limit)
+    } else if let Some(level) = worker.provider.filter(ProviderLevel::is_used_up) {
+        match level.closed_for.as_millis().div_ceil(1000) {
+            0 => "its provider's limit is used up".to_owned(),
+            seconds => format!("its provider's limit is used up for {seconds} s"),
+        }
     } else {
         said()?.1
     };
@@ -29,6 +34,7 @@ pub(super) fn why(worker: &WorkerSnapshot, report: Option<&WorkerReport>) -> Opt
 mod tests {
     use super::*;
     use crate::shed::WorkerTrouble;
+    use std::time::Duration;
 
     #[test]
     fn a_light_that_is_not_green_has_a_reason_of_which_the_worst_counts() {
@@ -45,6 +51,9 @@ mod tests {
         assert_eq!(why(well.clone()), None);
         let full = WorkerSnapshot { in_flight: 4, ..well.clone() };
         assert_eq!(why(full.clone()).as_deref(), Some("full: 4 of 4 in flight"));
+        let used_up = ProviderLevel { closed_for: Duration::from_millis(6100), ..ProviderLevel::default() };
+        let closed = WorkerSnapshot { provider: Some(used_up), ..well.clone() };
+        assert_eq!(why(closed).as_deref(), Some("its provider's limit is used up for 7 s"));
         let away = WorkerSnapshot { trouble: Some(WorkerTrouble::Unreachable), ..full };
         assert_eq!(why(away.clone()).as_deref(), Some(WorkerTrouble::Unreachable.as_str()));
         assert!(why(WorkerSnapshot { leaving: true, ..away }).unwrap().starts_with("it is leaving"));

@@ -292,6 +292,8 @@ pub struct CallerKeySettings {
     pub models: Option<Arc<AllowedModels>>,
     /// Headers of its answers; `None` for [`Settings::answer_headers`].
     pub answer_headers: Option<AnswerHeaders>,
+    /// `true` if its requests may go to external workers.
+    pub external: bool,
 }
 
 /// Source of the session ID.

@@ -67,6 +67,8 @@ pub struct ConfiguredKey {
     pub models: Option<Arc<AllowedModels>>,
     /// Headers of the owner's answers; `None` for the general setting.
     pub answer_headers: Option<AnswerHeaders>,
+    /// Whether the owner may use external workers.
+    pub external: bool,
 }
 
 /// Settings of caller identification.
@@ -125,6 +127,7 @@ struct Owner {
     limits: Option<Arc<OwnLimits>>,
     models: Option<Arc<AllowedModels>>,
     answer_headers: Option<AnswerHeaders>,
+    external: bool,
 }
 
 /// The credentials of a request, and their owner.
@@ -220,8 +223,8 @@ impl KnownCallers {
             }
         };
         let caller = match owner {
-            Some(Owner { team, weight, limits, models, answer_headers, .. }) => {
-                Caller { id: id.into(), team, class, weight, limits, models, answer_headers }
+            Some(Owner { team, weight, limits, models, answer_headers, external, .. }) => {
+                Caller { id: id.into(), team, class, weight, limits, models, answer_headers, external }
             }
             None => Caller { class, ..Caller::new(id) },
         };
@@ -284,6 +287,7 @@ impl KnownCallers {
                 limits: key.limits.clone(),
                 models: key.models.clone(),
                 answer_headers: key.answer_headers,
+                external: key.external,
             });
         }
         let key = self.stored.as_ref()?.find(digest).filter(|key| bool::from(key.sha256.ct_eq(digest)))?;
@@ -296,6 +300,7 @@ impl KnownCallers {
             limits: key.limits.clone(),
             models: key.models.clone(),
             answer_headers: None,
+            external: key.external,
         })
     }
 
@@ -311,6 +316,7 @@ impl KnownCallers {
             limits: None,
             models: bearer.models.clone(),
             answer_headers: None,
+            external: bearer.external,
         }))
     }
 
@@ -443,6 +449,7 @@ mod tests {
                 limits: None,
                 models: None,
                 answer_headers: None,
+                external: false,
             }],
             ..CallerSettings::default()
         };

@@ -141,6 +141,7 @@ mod tests {
             kv_tokens: None,
             colour: "blue".into(),
             headers: http::HeaderMap::new(),
+            external: None,
         };
         let specs = (0..workers).map(spec).collect();
         let fleet = Fleet::new(specs, GateSettings::default(), None, Clock::system());

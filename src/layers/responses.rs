@@ -307,6 +307,7 @@ mod tests {
             kv_tokens: None,
             colour: "blue".into(),
             headers: http::HeaderMap::new(),
+            external: None,
         };
         let fleet = Fleet::new(vec![spec], GateSettings::default(), None, clock.clone());
         let homes = ResponseHomes::new(Arc::new(ArcSwap::from_pointee(fleet)), None, true, clock.clone());

@@ -25,11 +25,13 @@ use crate::shed::{GateEntry, GateHandle, HeldPermit, Permit, PermitRequest, Wait
 
 /// Finds the gate of a request.
 pub trait Gates: Clone + Send + Sync + 'static {
-    /// Returns the gate for this model, and the name of its pool, if it has one.
+    /// Returns the gate for this model, and the name of its pool, if it has one. `external`: the
+    /// request may go to external workers.
     ///
     /// # Errors
-    /// `not_found` if no pool serves the model.
-    fn gate(&self, model: Option<&str>) -> Result<(GateHandle, Option<Arc<str>>), Refusal>;
+    /// `not_found` if no pool serves the model, or only external workers and the request may not go
+    /// there.
+    fn gate(&self, model: Option<&str>, external: bool) -> Result<(GateHandle, Option<Arc<str>>), Refusal>;
 
     /// Returns the pools that a request can fall back to; `None` if there are no others.
     fn fleet(&self) -> Option<Arc<Fleet>> {
@@ -38,15 +40,15 @@ pub trait Gates: Clone + Send + Sync + 'static {
 }
 
 impl Gates for GateHandle {
-    fn gate(&self, _: Option<&str>) -> Result<(GateHandle, Option<Arc<str>>), Refusal> {
+    fn gate(&self, _: Option<&str>, _: bool) -> Result<(GateHandle, Option<Arc<str>>), Refusal> {
         Ok((self.clone(), None))
     }
 }
 
 impl Gates for Arc<ArcSwap<Fleet>> {
-    fn gate(&self, model: Option<&str>) -> Result<(GateHandle, Option<Arc<str>>), Refusal> {
+    fn gate(&self, model: Option<&str>, external: bool) -> Result<(GateHandle, Option<Arc<str>>), Refusal> {
         let fleet = self.load();
-        match fleet.route(model) {
+        match fleet.route(model).filter(|pool| external || !pool.is_external()) {
             Some(pool) => Ok((pool.gate.clone(), Some(Arc::clone(&pool.name)))),
             None => Err(no_such_model()),
         }
@@ -127,12 +129,14 @@ impl<S, G: Gates> Shed<S, G> {
         &self,
         route: Option<&ModelRoute>,
         asked: Option<&str>,
+        external: bool,
     ) -> Result<(GateHandle, Option<Arc<str>>), Refusal> {
-        let Some(route) = route else { return self.gates.gate(asked) };
+        let Some(route) = route else { return self.gates.gate(asked, external) };
         if !route.is_allowed() {
             return Err(no_such_model());
         }
-        let (gate, pool) = self.gates.gate(route.served().map_or(asked, |served| Some(&**served)))?;
+        let (gate, pool) =
+            self.gates.gate(route.served().map_or(asked, |served| Some(&**served)), external)?;
         if let Some(pool) = &pool {
             // The first pool to be asked, so it is new.
             let _new = route.enter(pool);
@@ -162,7 +166,8 @@ impl<S, G: Gates> Shed<S, G> {
             return Ok(());
         };
         let route = extensions.get::<Arc<ModelRoute>>();
-        let (_, pool) = self.gate(route.map(|route| &**route), cost.model.as_deref())?;
+        // Nobody pays an external worker for such a call.
+        let (_, pool) = self.gate(route.map(|route| &**route), cost.model.as_deref(), false)?;
         let Some(pool) = pool else { return Ok(()) };
         if let Some(record) = extensions.get::<Arc<RequestRecord>>() {
             record.set_pool(&pool);
@@ -270,7 +275,7 @@ where
             Fallback { gates: self.gates.clone(), route: Arc::clone(route), ask: ask.clone(), since }
         });
         let asked = request_cost.and_then(|request_cost| request_cost.model.as_deref());
-        let entry = self.gate(route.as_deref(), asked).and_then(|(gate, pool)| {
+        let entry = self.gate(route.as_deref(), asked, ask.external).and_then(|(gate, pool)| {
             if let (Some(record), Some(pool)) = (&record, &pool) {
                 record.set_pool(pool);
             }

@@ -13,6 +13,8 @@ pub fn label_values(label: &str) -> Option<Vec<&'static str>> {
         "promise" => SloOutcome::ALL.map(SloOutcome::as_str).to_vec(),
         "decision" => super::series::DECISIONS.to_vec(),
         "op" => super::RedisOp::ALL.map(super::RedisOp::as_str).to_vec(),
+        "cause" => super::series::REFUSAL_CAUSES.to_vec(),
+        "unit" => super::reading::UNITS.to_vec(),
         "direction" => super::DIRECTIONS.to_vec(),
         "kind" => super::reading::FACTOR_KINDS.to_vec(),
         "moved" => super::redis::MOVED.to_vec(),

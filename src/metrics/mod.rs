@@ -26,7 +26,7 @@ pub use label::LABEL_VALUES;
 pub use reading::{StateReading, WorkerReading};
 pub use redis::{JobEnd, RedisOp, RedisSeries};
 pub use sample::{Sample, TTFT_BUCKETS};
-pub use series::{InFlightSeries, PoolSeries, RouteSeries, RuleSeries};
+pub use series::{InFlightSeries, PoolSeries, ProviderSeries, RouteSeries, RuleSeries};
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -63,6 +63,8 @@ pub struct Metrics {
     routes: Family<RouteSeries>,
     pools: Family<PoolSeries>,
     rules: Family<RuleSeries>,
+    providers: Family<ProviderSeries>,
+    provider_refusals: IntCounterVec,
     queue_wait: [Histogram; Class::ALL.len()],
     overhead: Histogram,
     refusal: Histogram,
@@ -168,6 +170,12 @@ impl Metrics {
             routes: Family::default(),
             pools: Family::default(),
             rules: Family::default(),
+            providers: Family::default(),
+            provider_refusals: make.counters(
+                "provider_refusals_total",
+                "Requests that the provider of an external worker refused: for want of quota, or because it rejects the gateway's credentials.",
+                &["cause", "worker"],
+            ),
             queue_wait: Class::ALL
                 .map(|class| fixed(queue_wait.get_metric_with_label_values(&[class.as_str()]))),
             overhead: make.histogram(
@@ -251,6 +259,12 @@ impl Metrics {
     #[must_use]
     pub fn rule(&self, name: &str) -> Arc<RuleSeries> {
         self.rules.get(name, |name| RuleSeries::new(name, &self.limit_checks, &self.would_refuse))
+    }
+
+    /// Returns the metrics of an external worker. Look up once and keep, or after a refusal.
+    #[must_use]
+    pub fn provider(&self, worker: &str) -> Arc<ProviderSeries> {
+        self.providers.get(worker, |worker| ProviderSeries::new(worker, &self.provider_refusals))
     }
 
     /// Returns the metrics of Redis. Created on first use: absent in a gateway without Redis.

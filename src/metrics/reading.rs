@@ -34,6 +34,10 @@ pub struct WorkerReading {
     pub heartbeat_age: Option<Duration>,
     /// Heartbeat intervals that have passed since its last heartbeat; `None` if none is due.
     pub heartbeats_missed: Option<f64>,
+    /// What its provider's limits leave, in requests and tokens; `None` without a limit.
+    pub provider_left: [Option<u64>; UNITS.len()],
+    /// Time for which its provider is sent nothing; `None` if it is not external.
+    pub provider_closed: Option<Duration>,
 }
 
 /// State of a gateway at one moment. Only contents are shown: a worker that left keeps no series.
@@ -158,6 +162,18 @@ const WORKER_HEARTBEATS_MISSED: StateGauge<1> = StateGauge {
     help: "Heartbeat intervals since a worker's last heartbeat; above 3 it is red. Absent after the worker announced that it leaves.",
     labels: ["worker"],
 };
+const PROVIDER_LEFT: StateGauge<2> = StateGauge {
+    name: "provider_remaining",
+    help: "Requests and tokens that the limits of an external worker's provider leave now.",
+    labels: ["unit", "worker"],
+};
+/// Values of the label `unit`.
+pub(super) const UNITS: [&str; 2] = ["requests", "tokens"];
+const PROVIDER_CLOSED: StateGauge<1> = StateGauge {
+    name: "provider_closed_seconds",
+    help: "Time for which an external worker gets no requests, because its provider asked for it.",
+    labels: ["worker"],
+};
 const REDIS_UP: StateGauge<0> = StateGauge {
     name: "redis_up",
     help: "1 if Redis is reachable, otherwise 0; absent if Redis is not configured.",
@@ -185,6 +201,8 @@ pub(super) fn described() -> Vec<Described> {
         WORKER_KV_USED.described(),
         WORKER_HEARTBEAT_AGE.described(),
         WORKER_HEARTBEATS_MISSED.described(),
+        PROVIDER_LEFT.described(),
+        PROVIDER_CLOSED.described(),
         REDIS_UP.described(),
     ]
 }
@@ -230,6 +248,13 @@ pub(super) fn write(reading: &StateReading, out: &mut String) {
     WORKER_HEARTBEAT_AGE.write(out, named().filter_map(|worker| Some(([&*worker.id], age(worker)?))));
     let missed = |worker: &WorkerReading| worker.heartbeats_missed;
     WORKER_HEARTBEATS_MISSED.write(out, named().filter_map(|worker| Some(([&*worker.id], missed(worker)?))));
+    let left = named().flat_map(|worker| {
+        let left = UNITS.into_iter().zip(worker.provider_left);
+        left.filter_map(|(unit, left)| Some(([unit, &*worker.id], left? as f64)))
+    });
+    PROVIDER_LEFT.write(out, left);
+    let closed = |worker: &WorkerReading| worker.provider_closed.map(|closed| closed.as_secs_f64());
+    PROVIDER_CLOSED.write(out, named().filter_map(|worker| Some(([&*worker.id], closed(worker)?))));
     REDIS_UP.write(out, reading.redis_works.map(|works| ([], f64::from(u8::from(works)))));
 }
 

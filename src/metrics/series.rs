@@ -103,6 +103,29 @@ impl RouteSeries {
     }
 }
 
+/// Values of the label `cause`.
+pub(super) const REFUSAL_CAUSES: [&str; 2] = ["credentials", "quota"];
+
+/// Refusals of one external worker. Both exist from the start, at zero, for alerts.
+#[derive(Debug)]
+pub struct ProviderSeries {
+    refusals: [IntCounter; REFUSAL_CAUSES.len()],
+}
+
+impl ProviderSeries {
+    pub(super) fn new(worker: &str, refusals: &IntCounterVec) -> Self {
+        let refusals =
+            REFUSAL_CAUSES.map(|cause| fixed(refusals.get_metric_with_label_values(&[cause, worker])));
+        Self { refusals }
+    }
+
+    /// Counts a refused request: for its `credentials`, or else for want of quota.
+    pub fn count(&self, credentials: bool) {
+        let [by_credentials, by_quota] = &self.refusals;
+        if credentials { by_credentials } else { by_quota }.inc();
+    }
+}
+
 /// Metrics of one pool. All exist from the start, at zero: an event that never occurred must not
 /// look like a missing metric.
 #[derive(Debug)]

@@ -116,6 +116,8 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         kv_used: (light == Light::Green).then_some(0.25),
         heartbeat_age: (light == Light::Green).then_some(Duration::from_millis(1500)),
         heartbeats_missed: (light == Light::Green).then_some(0.75),
+        provider_left: [None; 2],
+        provider_closed: None,
     };
     let reading = StateReading {
         connections: 7,

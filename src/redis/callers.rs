@@ -56,6 +56,8 @@ pub struct StoredCaller {
     pub limits: Option<Arc<OwnLimits>>,
     /// The models that it may use; `None` for all.
     pub models: Option<Arc<AllowedModels>>,
+    /// Whether it may use external workers.
+    pub external: bool,
 }
 
 /// Stored caller without its key: JSON in the admin API and in Redis.
@@ -77,6 +79,9 @@ pub struct WrittenCaller {
     /// Patterns for the models that it may use; absent for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub models: Option<Vec<String>>,
+    /// Whether it may use external workers.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub external: bool,
 }
 
 /// Stored caller with the digest of its key.
@@ -115,7 +120,7 @@ impl StoredCaller {
     /// # Errors
     /// Returns which part is invalid, and what is expected.
     pub fn new(id: &str, sha256: &str, written: &WrittenCaller) -> Result<Self, String> {
-        let WrittenCaller { class, weight, team, limits, models } = written;
+        let WrittenCaller { class, weight, team, limits, models, external } = written;
         const NAME: &str = "1 to 64 letters, digits, `.`, `_` or `-`";
         if !is_name(id) {
             return Err(format!("the id must be {NAME}; found \"{id}\""));
@@ -158,6 +163,7 @@ impl StoredCaller {
                 .as_ref()
                 .map(|models| AllowedModels::new(models.iter().map(|text| text.as_str().into())))
                 .map(Arc::new),
+            external: *external,
         })
     }
 
@@ -180,6 +186,7 @@ impl StoredCaller {
                 .models
                 .as_ref()
                 .map(|models| models.patterns().map(|pattern| pattern.to_string()).collect()),
+            external: self.external,
         }
     }
 
@@ -361,7 +368,7 @@ mod tests {
         let hex = "0fF0".repeat(16);
         for written in [
             "{}",
-            r#"{"class":"batch","weight":7,"team":"red","limits":{"a":{"rate":"5/m","burst":9},"b":{"limit":3}}}"#,
+            r#"{"class":"batch","weight":7,"team":"red","limits":{"a":{"rate":"5/m","burst":9},"b":{"limit":3}},"external":true}"#,
             r#"{"models":["qwen*","assistant"]}"#,
             r#"{"models":[]}"#,
         ] {

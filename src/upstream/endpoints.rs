@@ -15,8 +15,10 @@ use rustls::pki_types::ServerName;
 
 use super::connect::WorkerAddress;
 use super::connection::WorkerConnection;
+use super::provider;
 use super::reuse::Reuse;
 use crate::clock::{Clock, Nanos};
+use crate::fleet::provider::ProviderState;
 use crate::fleet::spec::WorkerSpec;
 use crate::fleet::{Fleet, FleetWorker};
 
@@ -87,6 +89,11 @@ impl Endpoint {
         &self.worker.spec
     }
 
+    /// Returns the quota of an external worker; `None` for a worker of one's own.
+    pub(crate) fn quota(&self) -> Option<&ProviderState> {
+        self.worker.quota.as_deref()
+    }
+
     /// Returns the path prefix of the worker's URL, without a slash at its end.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
@@ -94,6 +101,8 @@ impl Endpoint {
 
     /// Returns the request target for `asked`.
     pub(crate) fn target_of(&self, asked: &Uri) -> Uri {
+        let cleaned = self.quota().and_then(|_| provider::without_credentials(asked));
+        let asked = cleaned.as_ref().unwrap_or(asked);
         let asked = asked.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         // `*` is no path. A query alone belongs to the path `/`, and is written with it below.
         if self.prefix.is_empty() || asked.as_str() == "*" {

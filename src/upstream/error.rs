@@ -43,6 +43,10 @@ pub(crate) enum AttemptError {
     ColourSwitched,
     /// Timeout before the first content.
     Silent(TimedOutWait),
+    /// External worker's provider has no quota left; with the time until it has some, if it said so.
+    Exhausted(Option<Duration>),
+    /// External worker does not accept the gateway's credentials.
+    Rejected(StatusCode),
     /// Client's request body failed while it was being forwarded: not the worker's error.
     Client(Refusal),
 }
@@ -121,7 +125,10 @@ impl AttemptError {
     /// Returns whether the worker may have begun the request.
     pub(crate) const fn trouble(&self) -> RepeatSafety {
         match self {
-            Self::Unreachable(_) | Self::ColourSwitched => RepeatSafety::NeverSent,
+            // A provider's refusal comes before any work.
+            Self::Unreachable(_) | Self::ColourSwitched | Self::Exhausted(_) | Self::Rejected(_) => {
+                RepeatSafety::NeverSent
+            }
             Self::Broke(_)
             | Self::Stale
             | Self::Switched
@@ -149,6 +156,8 @@ impl AttemptError {
             Self::Unusable(what) => what,
             Self::ColourSwitched => "the pool was switched to its other colour",
             Self::Silent(_) => "timed out",
+            Self::Exhausted(_) => "the provider's limit is used up",
+            Self::Rejected(_) => "the provider rejects the gateway's credentials",
             Self::Client(_) => "client error",
         }
     }
@@ -160,6 +169,8 @@ impl AttemptError {
             Self::Broke(_) | Self::Switched => Some(WorkerFailure::Broke),
             Self::Unusable(_) => Some(WorkerFailure::Error),
             Self::Silent(_) => Some(WorkerFailure::Timeout),
+            Self::Exhausted(wait) => Some(WorkerFailure::Busy(*wait)),
+            Self::Rejected(_) => Some(WorkerFailure::Rejected),
             // If the worker is down, the next connection shows it. A queue error names no single
             // worker.
             Self::Stale | Self::Client(_) | Self::ColourSwitched | Self::Job(_) | Self::NotQueued(_) => None,
@@ -194,6 +205,19 @@ impl AttemptError {
             ),
             Self::Silent(wait) => {
                 Refusal::new(Reason::UpstreamTimeout, format!("Worker {worker} {}.", wait.describe()))
+            }
+            Self::Exhausted(wait) => {
+                let message = format!("The provider of worker {worker} has no quota left for now.");
+                let wait = wait.unwrap_or(FULL);
+                let retry = wait + (wait / 10).max(FULL).mul_f64(fastrand::f64());
+                Refusal::new(Reason::Overloaded, message).with_retry_after(retry)
+            }
+            Self::Rejected(status) => {
+                let message = format!(
+                    "Worker {worker} does not accept the gateway's credentials ({}): an operator must correct them.",
+                    status.as_u16()
+                );
+                Refusal::new(Reason::UpstreamBroke, message)
             }
             Self::Client(refusal) => refusal,
             Self::Job(fault) => fault.into_refusal(&format!("Worker {worker}")),
@@ -283,9 +307,9 @@ pub(crate) fn fallback_reason(head: &response::Parts) -> Option<FallbackReason> 
     }
 }
 
-/// Reads `Retry-After`: seconds, or a date. A date is by the worker's clock, so it is compared with
+/// Returns the time in `Retry-After`: seconds, or a date. A date is by the worker's clock, so it is compared with
 /// the worker's own `Date`, and ignored without one.
-fn retry_after(fields: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(fields: &HeaderMap) -> Option<Duration> {
     let text = fields.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse::<u32>() {
         return Some(Duration::from_secs(seconds.into()));

@@ -30,12 +30,14 @@ use super::headers::{self, ForwardedFacts, ToldNames};
 use super::lazy_timer::LazyTimer;
 use super::location;
 use super::observer::{AnswerObserver, AnswerReading};
+use super::provider;
 use super::queue::QueueExchange;
 use super::settings::{UpstreamSettings, UpstreamTimeouts};
 use super::source::{AnswerSource, HttpSource};
 use super::tunnel::tunnel;
 use super::upload::{self, Upload};
 use crate::clock::Nanos;
+use crate::fleet::FleetWorker;
 use crate::models::{FallbackReason, ModelRoute};
 use crate::openai::kinds;
 use crate::redis::jobs::{JobTicket, SessionTurn};
@@ -360,6 +362,9 @@ impl<'a> Forward<'a> {
             Transport::Queue(task) => self.queue(task).await?,
         };
         let owed = self.upload.as_ref().is_some_and(Upload::is_owed);
+        if let Transport::Site(endpoint) = way {
+            self.hear_provider(endpoint, &mut answer.head)?;
+        }
         if matches!(way, Transport::Site(_))
             && let Some(failure) = refusal_status(&answer.head).filter(|_| !owed)
         {
@@ -385,6 +390,30 @@ impl<'a> Forward<'a> {
         let early = self.lane.map(|lane| EarlyAnswer { at, lane, head, id });
         poll_fn(|cx| body.poll_open(first_token_wait, early.as_ref(), cx)).await?;
         Ok(Some(answer))
+    }
+
+    /// Learns from the answer of an external worker, and leaves in it only what concerns the client.
+    fn hear_provider(&self, endpoint: &Endpoint, head: &mut response::Parts) -> Result<(), AttemptError> {
+        let Some(quota) = endpoint.quota() else { return Ok(()) };
+        let (worker, status) = (&endpoint.spec().id, head.status);
+        let (mut news, refused) = (provider::news(head), provider::refused(head));
+        if let Some(WorkerFailure::Busy(Some(_))) = refused {
+            // It says when to come back, which may be before the limit is full again.
+            news.reset = None;
+        }
+        quota.learn(&news, self.upstream.clock.now());
+        let Some(failure) = refused else {
+            provider::keep_content(&mut head.headers);
+            return Ok(());
+        };
+        if let Some(metrics) = self.upstream.metrics.get() {
+            metrics.provider(worker).count(failure == WorkerFailure::Rejected);
+        }
+        if let WorkerFailure::Busy(wait) = failure {
+            return Err(AttemptError::Exhausted(wait));
+        }
+        tracing::error!(%worker, %status, "the provider rejects the gateway's credentials; check the worker's `headers`");
+        Err(AttemptError::Rejected(status))
     }
 
     /// Waits for another permit after a critical request took this one's.
@@ -467,8 +496,10 @@ impl<'a> Forward<'a> {
             (None, None) => {
                 let beside = &self.beside;
                 let meant = |pool: &str| beside.as_ref().is_none_or(|GatewayRequest(meant)| **meant == *pool);
+                // Nobody pays an external worker for such a request.
+                let serves = |worker: &&Arc<FleetWorker>| worker.eligible && worker.spec.external.is_none();
                 let eligible =
-                    || fleet.workers().iter().filter(|worker| worker.eligible && meant(&worker.spec.pool));
+                    || fleet.workers().iter().filter(serves).filter(|worker| meant(&worker.spec.pool));
                 let count = eligible().count();
                 let first = self.start.wrapping_add(self.retries as usize) % count.max(1);
                 let mut in_turn = eligible().cycle().skip(first).take(count);
@@ -638,14 +669,25 @@ impl<'a> Forward<'a> {
             self.retries < self.settings.retry.max && self.upstream.fleet.load().workers().len() > 1;
         let later = self.permit.as_ref().is_some_and(Permit::yields);
         let falls_back = self.route.as_ref().is_some_and(|route| route.has_fallback());
-        let another = self.repeatable && (elsewhere || later || falls_back);
+        // An external worker's refusal comes before any work, so it allows another attempt in any case.
+        let external = endpoint.quota().is_some();
+        let another = (self.repeatable || external) && (elsewhere || later || falls_back);
         let copy = if another { self.payload.as_ref().and_then(Payload::try_clone) } else { None };
         let (mut fields, payload) = match copy {
             Some(payload) => (self.head.headers.clone(), payload),
             None => {
-                (std::mem::take(&mut self.head.headers), self.payload.take().unwrap_or_else(Payload::empty))
+                // A provider gets only some of the fields; another worker would get all.
+                let fields =
+                    if external { self.head.headers.clone() } else { std::mem::take(&mut self.head.headers) };
+                (fields, self.payload.take().unwrap_or_else(Payload::empty))
             }
         };
+        if external {
+            provider::keep_allowed(&mut fields);
+            if let Some(upload) = &self.upload {
+                upload.drop_trailers();
+            }
+        }
         fields.insert(HOST, endpoint.authority.clone());
         if !payload.is_end_stream() && payload.size_hint().exact().is_none() {
             // Without this field hyper assumes that a GET has no body.
@@ -671,7 +713,9 @@ impl<'a> Forward<'a> {
         for name in endpoint.spec().headers.keys() {
             head.headers.remove(name);
         }
-        self.head.headers = head.headers;
+        if endpoint.quota().is_none() {
+            self.head.headers = head.headers;
+        }
         self.payload = Some(payload);
     }
 

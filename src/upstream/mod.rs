@@ -10,6 +10,7 @@
 //! | `beside` | how many calls without a permit a worker has at once |
 //! | `headers` `form` | which fields pass, and the content type of a response |
 //! | `location` | rewriting of redirects |
+//! | `provider` | external workers: what reaches them, and what they tell about their limits |
 //! | `upload` | request bodies that are streamed |
 //! | `endpoints` `reuse` `connect` `dial` `tls` `connection` `relay` | connections |
 //! | `queue` | the Redis queue, from which workers take requests |
@@ -51,6 +52,7 @@ mod headers;
 mod lazy_timer;
 mod location;
 mod observer;
+mod provider;
 mod queue;
 mod relay;
 mod reuse;
@@ -65,7 +67,7 @@ pub use settings::{QueueSettings, RetrySettings, UpstreamSettings, UpstreamTimeo
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
@@ -74,6 +76,7 @@ use tower::Service;
 
 use crate::clock::Clock;
 use crate::fleet::Fleet;
+use crate::metrics::Metrics;
 use crate::redis::jobs::JobQueue;
 use crate::refusal::Refusal;
 use crate::request::{Payload, RequestCost, RequestRecord};
@@ -100,6 +103,8 @@ struct UpstreamInner {
     jobs: Option<JobQueue>,
     /// Shutdown signal.
     closing: CutOff,
+    /// Where refusals of providers are counted.
+    metrics: OnceLock<Arc<Metrics>>,
 }
 
 impl Upstream {
@@ -126,7 +131,15 @@ impl Upstream {
             beside: BesideCounts::default(),
             jobs,
             closing: CutOff::default(),
+            metrics: OnceLock::new(),
         }))
+    }
+
+    /// Counts the refusals of providers in `metrics`. Only the first call has an effect.
+    #[must_use]
+    pub fn counting(self, metrics: &Arc<Metrics>) -> Self {
+        self.0.metrics.get_or_init(|| Arc::clone(metrics));
+        self
     }
 
     /// Ends every stream with an event that says the gateway shuts down, and refuses requests

@@ -353,6 +353,7 @@ impl Drop for AnswerObserver {
 fn note_usage(record: &RequestRecord, permit: Option<&Permit>, usage: Usage) {
     record.set_usage(usage.prompt, usage.output);
     if let Some(permit) = permit {
+        permit.prompt_counted(usage.prompt);
         permit.tokens(usage.output);
         if let Some(cached) = usage.cached {
             permit.cached(cached);

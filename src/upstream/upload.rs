@@ -20,12 +20,23 @@ use crate::request::{Payload, PayloadError};
 
 /// State of a streamed request body.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Upload(Arc<AtomicBool>);
+pub(crate) struct Upload(Arc<UploadState>);
+
+#[derive(Debug, Default)]
+struct UploadState {
+    owed: AtomicBool,
+    without_trailers: AtomicBool,
+}
 
 impl Upload {
     /// Returns `true` if the client owes the next part of its body.
     pub(crate) fn is_owed(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.owed.load(Ordering::Relaxed)
+    }
+
+    /// Sends no trailers of the body.
+    pub(crate) fn drop_trailers(&self) {
+        self.0.without_trailers.store(true, Ordering::Relaxed);
     }
 }
 
@@ -58,12 +69,15 @@ impl Body for Followed {
     ) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.inner).poll_frame(cx);
-        this.upload.0.store(frame.is_pending(), Ordering::Relaxed);
+        this.upload.0.owed.store(frame.is_pending(), Ordering::Relaxed);
         frame.map(|frame| {
             let mut frame = frame?;
             if let Ok(frame) = &mut frame
                 && let Some(fields) = frame.trailers_mut()
             {
+                if this.upload.0.without_trailers.load(Ordering::Relaxed) {
+                    fields.clear();
+                }
                 headers::request_trailers(fields, &this.strip);
             }
             Some(frame)

@@ -124,6 +124,48 @@ fn models() {
 }
 
 #[test]
+fn external_workers() {
+    let with = |worker: &str, more: &str| {
+        format!(
+            "workers: {{ static: [{{ id: own, url: \"http://h:1\", pool: own, model: own }}, {{ id: api, \
+             url: \"https://api.example/v1\", pool: paid, model: \"paid-*\", {worker} }}] }}\n{more}"
+        )
+    };
+    let rule = |more: &str| {
+        format!("limits: [{{ name: a, algorithm: token_bucket, per: caller, rate: 1/s, burst: 1, {more} }}]")
+    };
+    let unbounded = "an external worker may cost money, and nothing limits its pool `paid`";
+    for (worker, more, field, words) in [
+        ("external: true", String::new(), "", unbounded),
+        ("external: true", rule("mode: observe"), "", unbounded),
+        ("external: true", rule("match: { model: own }"), "", unbounded),
+        ("external: true", rule("match: { class: batch }"), "", unbounded),
+        ("external: true", rule("match: { caller: a }"), "", unbounded),
+        ("provider: {}", String::new(), ".provider", "must have `requests` or `tokens`, such as `500/m`"),
+        ("provider: { requests: many }", String::new(), ".provider.requests", "must be a number per s"),
+        ("http2: always", String::new(), ".http2", "must be `auto`, `off` or `prior_knowledge`"),
+    ] {
+        let faults = faults(&with(worker, &more));
+        let [fault] = faults.list.as_slice() else { panic!("{faults}") };
+        assert_eq!(fault.field, format!("workers.static[1]{field}"), "{faults}");
+        assert!(faults.to_string().contains(words), "{faults}");
+    }
+    for (worker, more) in [
+        ("external: true", rule("unit: tokens")),
+        ("external: true", rule("match: { model: \"paid-*\" }")),
+        ("external: true", rule("match: { model: \"*\" }")),
+        ("external: true, provider: { tokens: 9/m }", String::new()),
+        ("provider: { requests: 9/d }", String::new()),
+        ("external: false", String::new()),
+    ] {
+        let settings = super::settings(&with(worker, &more));
+        assert_eq!(settings.workers[1].external.is_some(), worker != "external: false", "{worker}");
+        assert_eq!(settings.workers[1].url, "https://api.example/", "the path of a request begins with /v1");
+        assert_eq!(settings.workers[0].external, None);
+    }
+}
+
+#[test]
 fn own_limits() {
     let hex = "00".repeat(32);
     let with = |limits: &str| {

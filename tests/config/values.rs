@@ -78,6 +78,10 @@ fn the_full_example_comes_to_what_it_says() {
     assert_eq!(settings.workers[0].headers["authorization"], "Bearer s3cret-worker");
     assert!(settings.workers[0].headers["authorization"].is_sensitive());
     assert_eq!(settings.workers[1].url.path(), "/base");
+    let provider = settings.workers[3].external.unwrap();
+    let per_minute = |limit| Some(Quota { limit, period: Duration::from_secs(60), burst: limit });
+    assert_eq!((provider.requests, provider.tokens), (per_minute(500), per_minute(200_000)));
+    assert_eq!(settings.callers.keys.iter().map(|key| key.external).collect::<Vec<_>>(), [true, false]);
     assert!(settings.admin.token.unwrap().is(b"s3cret-admin"));
     let route = &settings.routes[0];
     assert_eq!((route.kind, route.prompt.as_deref(), route.retry), (Kind::Chat, Some("/messages"), true));

@@ -47,7 +47,7 @@ async fn a_caller_comes_changes_and_goes_at_every_gateway() {
     assert_eq!((answer.status, answer.text().contains("sk-1")), (200, false), "{}", answer.text());
     assert_eq!(call(&one, "sk-1").await, 200, "known here at once");
     eventually("the other knows it", async || call(&two, "sk-1").await == 200).await;
-    let shown = json!({ "id": "team-a", "class": "batch", "weight": 3, "team": "red", "limits": {} });
+    let shown = json!({ "id": "team-a", "class": "batch", "weight": 3, "team": "red", "limits": {}, "external": false });
     assert_eq!(admin(&two, &format!("GET {path}"), "").await.json(), shown);
     let mut connection = redis.connect().await;
     let stored: String =

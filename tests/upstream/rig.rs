@@ -178,6 +178,7 @@ pub(crate) fn spec(id: &str, url: &str) -> WorkerSpec {
         kv_tokens: None,
         colour: "any".into(),
         headers: HeaderMap::new(),
+        external: None,
     }
 }
 

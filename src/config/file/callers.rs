@@ -182,6 +182,10 @@ pub struct CallerKeySection {
     /// Headers of this caller's answers.
     #[schemars(extend("x-default" = "`answer_headers`"))]
     pub answer_headers: Option<AnswerHeadersSection>,
+    /// Whether requests of this caller may go to external workers, such as a paid API. Requests of
+    /// class `batch` never do.
+    #[serde(default)]
+    pub external: bool,
     /// Limits of this caller that override a rule. The key is the name of a rule that has `caller`
     /// in `per`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -264,11 +268,14 @@ pub struct ClaimNames {
     /// between them. A token without the claim may ask for all.
     #[schemars(extend("x-default" = "none: all models"))]
     pub models: Option<Text<Word>>,
+    /// Claim that is `true` if the caller's requests may go to external workers.
+    #[schemars(extend("x-default" = "none: they never do"))]
+    pub external: Option<Text<Word>>,
 }
 
 impl Default for ClaimNames {
     fn default() -> Self {
-        Self { caller: Text(Word("sub".into())), class: None, team: None, models: None }
+        Self { caller: Text(Word("sub".into())), class: None, team: None, models: None, external: None }
     }
 }
 

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use crate::config::syntax::{
-    AllowedHost, Field, FilePath, Glob, Id, Millis, Pointer, Secret, Text, WorkerUrl,
+    AllowedHost, Field, FilePath, Glob, Id, Millis, Pointer, Rate, Secret, Text, WorkerUrl,
 };
 use crate::shed::EjectionSettings;
 
@@ -110,6 +110,27 @@ pub struct WorkerSection {
     #[serde(default)]
     #[schemars(schema_with = "secret_headers")]
     pub headers: BTreeMap<String, Text<Secret>>,
+    /// Whether the worker belongs to somebody else, such as a paid API. Then it serves only callers
+    /// with `external: true`, never requests of class `batch`, and gets no header that identifies
+    /// the caller. A worker with `provider` is always external.
+    #[serde(default)]
+    pub external: bool,
+    /// Limits of the paid API behind the worker, shared by all callers. Its answers (429,
+    /// `Retry-After`, `x-ratelimit-*`, `anthropic-ratelimit-*`) can lower them further for a time.
+    #[schemars(extend("x-default" = "none"))]
+    pub provider: Option<ProviderSection>,
+}
+
+/// Limits of a paid API. At least one of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProviderSection {
+    /// Maximum rate of requests; as many as one period allows may come at once.
+    #[schemars(extend("x-default" = "no limit"))]
+    pub requests: Option<Text<Rate>>,
+    /// Maximum rate of tokens of prompts and answers together.
+    #[schemars(extend("x-default" = "no limit"))]
+    pub tokens: Option<Text<Rate>>,
 }
 
 fn default_pool() -> Text<Id> {

@@ -52,6 +52,7 @@ pub(super) fn validate(
                 digest: key.sha256.0,
                 class: key.class.unwrap_or(callers.default_class).into(),
                 weight: key.weight,
+                external: key.external,
                 limits: own_limits(&key.limits),
                 models: key.models.as_ref().map(|models| {
                     Arc::new(AllowedModels::new(models.iter().map(|pattern| pattern.0.0.clone())))
@@ -99,6 +100,7 @@ fn tokens(jwt: &Jwt, at: &SettingPath<'_>, files: Files<'_>, report: &mut ErrorC
             class: claim(&jwt.claims.class),
             team: claim(&jwt.claims.team),
             models: claim(&jwt.claims.models),
+            external: claim(&jwt.claims.external),
         },
         leeway: jwt.leeway.0.get(),
     };

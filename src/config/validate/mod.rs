@@ -4,6 +4,7 @@
 //! its errors, and builds settings from its valid part. After any error the result is dropped.
 
 mod callers;
+mod external;
 mod jobs;
 mod limits;
 mod models;
@@ -59,6 +60,7 @@ pub(super) fn validate(
     let callers = callers::validate(&file.callers, &root.key("callers"), files, report);
     let rules = limits::validate(&file, &root, report);
     callers::check_limits(&callers, &rules, &root.key("callers"), report);
+    external::check_bounds(&fleet, &rules, &root.key("workers").key("static"), report);
     Settings {
         listen: file.listen.0,
         tls: file.tls.as_ref().map(|tls| process::tls(tls, &root.key("tls"), files, report)),

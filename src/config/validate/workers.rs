@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Distinct;
+use super::{Distinct, external};
 use crate::config::file::{self, AlgorithmSection, ConcurrencyLimit, ConfigFile, LimitFinder, WorkerSection};
 use crate::config::settings::{PrefixHashing, StickySettings, WorkerRetrySettings, WorkerTimeouts};
 use crate::config::source::{ErrorCollector, SettingPath};
@@ -61,6 +61,7 @@ pub(super) fn validate(
             kv_tokens: worker.kv_tokens,
             colour: worker.colour.0.0.clone(),
             headers: headers(&worker.headers, &at.key("headers"), report),
+            external: external::limits(worker, &at, report),
         });
     }
     pools(workers, &at, report);

@@ -15,6 +15,7 @@ use super::body::{ReplayedAnswer, is_stream, unreachable};
 use super::get::PATIENCE;
 use super::{IDEMPOTENCY_KEY, JobBody, JobsSettings, NOT_BEFORE, PREFER, answer, named};
 use crate::clock::unix_millis;
+use crate::fleet::Pool;
 use crate::layers::shed::no_such_model;
 use crate::models::ModelRoute;
 use crate::redis::jobs::{
@@ -247,7 +248,9 @@ impl JobsSettings {
         let served = route.as_ref().and_then(|route| route.served()).or(request_cost.model.as_ref());
         let pool = {
             let fleet = self.fleet.load();
-            let pool = fleet.route(served.map(|served| &**served)).ok_or_else(no_such_model)?;
+            let serves = |pool: &&Arc<Pool>| caller.may_use_external() || !pool.is_external();
+            let pool =
+                fleet.route(served.map(|served| &**served)).filter(serves).ok_or_else(no_such_model)?;
             Arc::clone(&pool.name)
         };
         if let Some(record) = record {

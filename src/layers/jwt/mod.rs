@@ -43,6 +43,8 @@ pub struct Claims {
     pub team: Option<Arc<str>>,
     /// The claim with the models that the caller may use.
     pub models: Option<Arc<str>>,
+    /// The claim that is `true` for callers who may use external workers.
+    pub external: Option<Arc<str>>,
 }
 
 /// Settings of token validation.
@@ -103,6 +105,8 @@ pub struct Bearer {
     pub team: Option<Arc<str>>,
     /// The models that the caller may use; `None` for all.
     pub models: Option<Arc<AllowedModels>>,
+    /// Whether the caller may use external workers.
+    pub external: bool,
 }
 
 /// A token with a verified signature, and its lifetime in seconds since 1970.
@@ -205,7 +209,9 @@ impl Tokens {
         let class = names.class.as_ref().and_then(text).and_then(Class::parse);
         let team = names.team.as_ref().and_then(text).map(Into::into);
         let models = names.models.as_ref().and_then(|name| claims.get(&**name)).map(allowed).map(Arc::new);
-        Ok(Signed { bearer: Arc::new(Bearer { id, class, team, models }), from, until })
+        let external =
+            names.external.as_ref().and_then(|name| claims.get(&**name)) == Some(&Value::Bool(true));
+        Ok(Signed { bearer: Arc::new(Bearer { id, class, team, models, external }), from, until })
     }
 }
 

@@ -82,6 +82,7 @@ fn tokens(jwks: &[Value]) -> Tokens {
             class: Some("tier".into()),
             team: Some("org".into()),
             models: Some("models".into()),
+            external: Some("paid".into()),
         },
         leeway: Duration::from_secs(30),
     };
@@ -100,8 +101,13 @@ fn a_token_says_who_asks() {
     let token = curve.token(&head(), &claims());
     for _ in 0..2 {
         let bearer = tokens.check(token.as_bytes(), &Sha256::digest(&token).into(), NOW).unwrap();
-        let expected =
-            Bearer { id: "ada".into(), class: Some(Class::Batch), team: Some("red".into()), models: None };
+        let expected = Bearer {
+            id: "ada".into(),
+            class: Some(Class::Batch),
+            team: Some("red".into()),
+            models: None,
+            external: false,
+        };
         assert_eq!(*bearer, expected);
     }
     for (models, patterns) in [
@@ -115,6 +121,11 @@ fn a_token_says_who_asks() {
         let bearer = tokens.check(token.as_bytes(), &Sha256::digest(&token).into(), NOW).unwrap();
         let models: Vec<_> = bearer.models.as_ref().unwrap().patterns().map(|text| &**text).collect();
         assert_eq!(models, patterns);
+    }
+    for (claim, external) in [(json!(true), true), (json!("true"), false), (json!(1), false)] {
+        let token = curve.token(&head(), &with(claims(), "paid", claim));
+        let bearer = tokens.check(token.as_bytes(), &Sha256::digest(&token).into(), NOW).unwrap();
+        assert_eq!(bearer.external, external);
     }
     let plain = without(without(claims(), "tier"), "org");
     let bare = curve.token(&without(head(), "kid"), &with(plain, "aud", json!(["x", "both"])));

@@ -32,6 +32,9 @@ pub struct Pending {
     caller: Arc<str>,
     class: String,
     weight: u32,
+    /// Whether the caller may use external workers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    external: bool,
     model: Option<Arc<str>>,
     prompt: u64,
     max: Option<u64>,
@@ -68,6 +71,7 @@ impl Pending {
             caller: Arc::clone(&caller.id),
             class: caller.class.as_str().to_owned(),
             weight: caller.weight,
+            external: caller.external,
             model: request_cost.model.clone(),
             prompt: request_cost.prompt_tokens,
             max: request_cost.max_tokens,
@@ -112,6 +116,7 @@ impl Pending {
         Caller {
             class: Class::parse(&self.class).unwrap_or_default(),
             weight: self.weight,
+            external: self.external,
             ..Caller::new(Arc::clone(&self.caller))
         }
     }

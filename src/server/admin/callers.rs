@@ -29,6 +29,8 @@ pub(super) struct CallerBody {
     #[serde(default)]
     limits: BTreeMap<String, WrittenLimit>,
     models: Option<Vec<String>>,
+    #[serde(default)]
+    external: bool,
 }
 
 fn lost(loss: RedisLoss) -> AdminError {
@@ -45,9 +47,16 @@ fn unknown(id: &str) -> AdminError {
 
 /// Returns the JSON of a caller. Leaves out the digest, from which a weak key could be guessed.
 fn shown(caller: &StoredCaller) -> Value {
-    let Rest { class, weight, team, limits, models } = caller.written();
+    let Rest { class, weight, team, limits, models, external } = caller.written();
     let id = &caller.id;
-    let mut shown = json!({ "id": id, "class": class, "weight": weight, "team": team, "limits": limits });
+    let mut shown = json!({
+        "id": id,
+        "class": class,
+        "weight": weight,
+        "team": team,
+        "limits": limits,
+        "external": external,
+    });
     if let (Some(models), Some(fields)) = (models, shown.as_object_mut()) {
         fields.insert("models".to_owned(), json!(models));
     }
@@ -85,8 +94,8 @@ pub(super) async fn write(
     id: &str,
     written: CallerBody,
 ) -> Result<Response<AdminBody>, AdminError> {
-    let CallerBody { sha256, key, class, weight, team, limits, models } = written;
-    let rest = Rest { class, weight, team, limits, models };
+    let CallerBody { sha256, key, class, weight, team, limits, models, external } = written;
+    let rest = Rest { class, weight, team, limits, models, external };
     let sha256 = match (sha256, key) {
         (Some(sha256), None) => sha256,
         (None, Some(key)) if !key.is_empty() => {

@@ -8,6 +8,7 @@ use crate::refusal::Refusal;
 use crate::request::FallbackTaken;
 use crate::shed::{GateEntry, Permit, PermitRequest, Waiter};
 
+use super::pool::Pool;
 use super::snapshot::Fleet;
 
 impl Fleet {
@@ -31,7 +32,8 @@ impl Fleet {
         let end = since + queue_wait;
         let deadline = Some(ask.deadline.map_or(end, |deadline| deadline.min(end)));
         while let Some(next) = route.next(reason, now) {
-            let Some(pool) = self.route(Some(next.served())) else {
+            let may_take = |pool: &&Arc<Pool>| ask.external || !pool.is_external();
+            let Some(pool) = self.route(Some(next.served())).filter(may_take) else {
                 next.undo();
                 reason = FallbackReason::NoWorker;
                 continue;
@@ -79,6 +81,7 @@ mod tests {
             kv_tokens: None,
             colour: "blue".into(),
             headers: http::HeaderMap::new(),
+            external: None,
         };
         let settings = GateSettings {
             limit: LimitSource::Slots,

@@ -11,7 +11,13 @@ use super::pick::PICK;
 pub fn local_gate(slots: u32, settings: GateSettings, clock: Clock) -> GateHandle {
     let gate = Gate::new("local".into(), settings.clone(), PICK, fastrand::u64(..));
     let gate = GateHandle::new(gate, clock);
-    let service = PoolMember { id: "local".into(), slots: Some(slots), kv_tokens: None, eligible: true };
+    let service = PoolMember {
+        id: "local".into(),
+        slots: Some(slots),
+        kv_tokens: None,
+        eligible: true,
+        external: None,
+    };
     gate.rebuild(settings, vec![service]);
     gate
 }

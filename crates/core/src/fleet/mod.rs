@@ -16,6 +16,7 @@ mod light;
 mod local;
 mod pick;
 mod pool;
+pub mod provider;
 pub mod registry;
 pub mod scaling;
 pub mod scaling_law;

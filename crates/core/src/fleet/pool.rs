@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::glob::Glob;
-use crate::shed::{GateHandle, PoolMember};
+use crate::shed::{GateHandle, PoolMember, QuotaHandle};
 
+use super::provider::ProviderState;
 use super::spec::WorkerSpec;
 
 /// One worker of the fleet.
@@ -17,6 +18,8 @@ pub struct FleetWorker {
     pub eligible: bool,
     /// `true` if its colour receives the pool's work. If not, even a pending connect is abandoned.
     pub active: bool,
+    /// The quota of its provider, if it is external; kept across reloads.
+    pub quota: Option<Arc<ProviderState>>,
 }
 
 impl FleetWorker {
@@ -27,6 +30,7 @@ impl FleetWorker {
             slots: self.spec.slots,
             kv_tokens: self.spec.kv_tokens,
             eligible: self.eligible,
+            external: self.quota.clone().map(|quota| QuotaHandle(quota)),
         }
     }
 }
@@ -46,6 +50,12 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Returns `true` if it has workers and all are external.
+    #[must_use]
+    pub fn is_external(&self) -> bool {
+        !self.workers.is_empty() && self.workers.iter().all(|worker| worker.spec.external.is_some())
+    }
+
     /// Returns the most specific pattern that matches `model`.
     pub(super) fn best_match(&self, model: &str) -> Option<&Glob> {
         let matching = self.models.iter().filter(|pattern| pattern.matches(model));

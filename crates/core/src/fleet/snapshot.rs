@@ -12,6 +12,7 @@ use crate::shed::{Gate, GateHandle};
 use super::eligibility::Eligibility;
 use super::pick::PICK;
 use super::pool::{FleetWorker, Pool};
+use super::provider::ProviderState;
 use super::spec::WorkerSpec;
 
 /// Placeholder pool before any pool is known; also the pool of workers that name none.
@@ -80,7 +81,13 @@ impl Fleet {
                 .by_id
                 .get(&spec.id)
                 .filter(|known| (known.eligible, known.active) == (eligible, active) && known.spec == spec);
-            let worker = same.map_or_else(|| Arc::new(FleetWorker { spec, eligible, active }), Arc::clone);
+            let worker = match same {
+                Some(same) => Arc::clone(same),
+                None => {
+                    let quota = self.quota(&spec);
+                    Arc::new(FleetWorker { spec, eligible, active, quota })
+                }
+            };
             if !by_id.contains_key(&worker.spec.id) {
                 by_id.insert(Arc::clone(&worker.spec.id), Arc::clone(&worker));
                 workers.push(worker);
@@ -166,6 +173,19 @@ impl Fleet {
     #[must_use]
     pub fn workers(&self) -> &[Arc<FleetWorker>] {
         &self.workers
+    }
+
+    /// Returns the quota of an external worker: the one of the same id, with the limits of `spec`.
+    fn quota(&self, spec: &WorkerSpec) -> Option<Arc<ProviderState>> {
+        let limits = spec.external?;
+        let known = self.by_id.get(&spec.id).and_then(|known| known.quota.as_ref());
+        Some(known.map_or_else(
+            || Arc::new(ProviderState::new(limits)),
+            |quota| {
+                quota.reconfigure(limits);
+                Arc::clone(quota)
+            },
+        ))
     }
 
     fn build_pools(&self, before: &Self) -> Vec<Arc<Pool>> {
@@ -264,8 +284,7 @@ impl Fleet {
         let still = before.leaving.iter().filter(|worker| occupied.contains(&worker.spec.id));
         for worker in before.workers.iter().chain(still) {
             if !self.by_id.contains_key(&worker.spec.id) {
-                let active = worker.active;
-                let worker = Arc::new(FleetWorker { spec: worker.spec.clone(), eligible: false, active });
+                let worker = Arc::new(FleetWorker { eligible: false, ..(**worker).clone() });
                 self.by_id.insert(Arc::clone(&worker.spec.id), Arc::clone(&worker));
                 self.leaving.push(worker);
             }

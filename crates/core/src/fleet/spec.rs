@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Uri};
 
+use super::provider::ProviderLimits;
+
 /// One worker, as configured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerSpec {
@@ -23,4 +25,6 @@ pub struct WorkerSpec {
     pub colour: Arc<str>,
     /// Headers set on every request to it, such as its own credentials. Sensitive.
     pub headers: HeaderMap,
+    /// Limits of its provider, if it is external: it belongs to somebody else, such as a paid API.
+    pub external: Option<ProviderLimits>,
 }

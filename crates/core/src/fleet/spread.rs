@@ -23,6 +23,7 @@ fn members(workers: usize) -> Vec<PoolMember> {
         slots: Some(SLOTS),
         kv_tokens: None,
         eligible: true,
+        external: None,
     };
     (0..workers).map(member).collect()
 }

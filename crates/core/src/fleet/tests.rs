@@ -26,6 +26,7 @@ fn spec(id: &str, pool: &str, model: &str) -> WorkerSpec {
         kv_tokens: None,
         colour: Arc::from("blue"),
         headers: HeaderMap::new(),
+        external: None,
     }
 }
 

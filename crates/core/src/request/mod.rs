@@ -91,6 +91,8 @@ pub struct Caller {
     pub models: Option<Arc<AllowedModels>>,
     /// Headers of its answers; `None` for the general setting.
     pub answer_headers: Option<AnswerHeaders>,
+    /// `true` if the caller may use external workers, such as a paid API.
+    pub external: bool,
 }
 
 impl Caller {
@@ -105,7 +107,15 @@ impl Caller {
             limits: None,
             models: None,
             answer_headers: None,
+            external: false,
         }
+    }
+
+    /// Returns `true` if this request may go to an external worker: never in class `batch`, for
+    /// which nobody waits and nobody should pay.
+    #[must_use]
+    pub fn may_use_external(&self) -> bool {
+        self.external && self.class != Class::Batch
     }
 }
 
@@ -208,5 +218,18 @@ mod tests {
             assert_eq!((Class::parse(class.as_str()), class as usize), (Some(class), index));
         }
         assert_eq!(Class::parse("urgent"), None);
+    }
+
+    #[test]
+    fn only_a_caller_with_the_right_uses_external_workers_and_never_for_batch() {
+        for (external, class, may) in [
+            (true, Class::Critical, true),
+            (true, Class::Interactive, true),
+            (true, Class::Batch, false),
+            (false, Class::Critical, false),
+        ] {
+            let caller = Caller { external, class, ..Caller::new("key:a") };
+            assert_eq!(caller.may_use_external(), may, "{external} {class}");
+        }
     }
 }

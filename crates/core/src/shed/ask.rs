@@ -39,6 +39,8 @@ pub struct PermitRequest {
     pub deadline: Option<Nanos>,
     /// The only worker that can serve it; `None` for any.
     pub worker: Option<Arc<str>>,
+    /// Whether it may go to an external worker.
+    pub external: bool,
 }
 
 impl PermitRequest {
@@ -59,6 +61,7 @@ impl PermitRequest {
             prefix: request_cost.prefix.clone(),
             deadline: request_cost.deadline,
             worker: None,
+            external: caller.may_use_external(),
         }
     }
 
@@ -75,6 +78,7 @@ impl PermitRequest {
             prompt: self.prompt_tokens,
             output: self.expected_output,
             cached: 0,
+            external: self.external,
         }
     }
 }
@@ -99,6 +103,8 @@ pub enum WorkerFailure {
     Busy(Option<Duration>),
     /// The worker answered 502 or 504: its backend is not there.
     Refused,
+    /// An external worker answered 401 or 403: it does not accept the gateway's credentials.
+    Rejected,
     /// The worker answered 500, or something that does not answer the request.
     Error,
 }
@@ -108,6 +114,6 @@ impl WorkerFailure {
     /// cool-down, late ones are left to the limit algorithm, busy ones are paused.
     #[must_use]
     pub const fn counts(self) -> bool {
-        matches!(self, Self::Broke | Self::Refused | Self::Error)
+        matches!(self, Self::Broke | Self::Refused | Self::Rejected | Self::Error)
     }
 }

@@ -63,7 +63,9 @@ impl Gate {
     pub(super) fn has_alternative(&self, id: PermitId, now: Nanos) -> bool {
         let Some(permit) = self.permits.get(&id) else { return false };
         let mut others = self.workers.iter().enumerate().filter(|(place, _)| !permit.has_tried(*place));
-        others.any(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.takes_work_now(now)))
+        others.any(|(_, worker)| {
+            worker.as_ref().is_some_and(|worker| worker.takes_work_now(now) && worker.may_take(&permit.load))
+        })
     }
 
     /// Returns `true` if the permit for `ask` may be revoked for a critical request later.

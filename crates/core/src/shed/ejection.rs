@@ -112,6 +112,7 @@ impl Gate {
         let settings = self.settings.ejection;
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
         worker.outcomes.succeeded(settings.interval, now);
+        worker.rejects = false;
         if worker.aside.trouble() == Some(WorkerTrouble::Failing) {
             let others = self.others(place, now);
             let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };

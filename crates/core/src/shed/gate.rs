@@ -249,6 +249,10 @@ impl Gate {
                 self.queue.remove(id, now);
                 self.settled.push((id, Err(refusal)));
             } else {
+                // Nothing but time brings a provider's quota back.
+                if let Some(opens_at) = self.quota_opens_at(&load, now) {
+                    self.roll.until = self.roll.until.min(opens_at);
+                }
                 return;
             }
         }
@@ -288,6 +292,7 @@ impl Gate {
         let Some(worker) = worker else { return Arc::clone(&self.pool) };
         worker.ledger.occupy(permit.class as usize, &permit.load);
         worker.aside.begin_trial(id);
+        worker.charge_quota(permit, now);
         if let Some(reported) = &mut worker.reported {
             reported.sent(permit.load.tokens());
         }
@@ -314,6 +319,11 @@ impl Gate {
         if !may_wait {
             let retry = self.retry_after(now);
             return Err(refuse::no_queue(self.fullness(now), retry));
+        }
+        let opens_at = self.quota_opens_at(&ask.load(), now);
+        if let Some(opens_at) = opens_at.filter(|opens_at| *opens_at >= expires_at) {
+            let retry = self.after_quota(opens_at.since(now));
+            return Err(refuse::no_quota(&self.pool, retry));
         }
         if open && let Some(predicted) = self.too_long(ask, expires_at, now) {
             let retry = self.retry_after(now);

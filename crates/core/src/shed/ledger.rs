@@ -15,6 +15,8 @@ pub struct RequestLoad {
     pub output: u64,
     /// Prompt tokens that the worker need not read, because it has them cached. Below `prompt`.
     pub cached: u64,
+    /// Whether it may go to an external worker.
+    pub external: bool,
 }
 
 impl RequestLoad {
@@ -111,7 +113,7 @@ mod tests {
 
     #[test]
     fn what_is_occupied_is_vacated_to_zero_at_every_stage() {
-        let load = RequestLoad { sequences: 2, prompt: 130, output: 20, cached: 30 };
+        let load = RequestLoad { sequences: 2, prompt: 130, output: 20, cached: 30, external: false };
         for (prefilled, grown) in [(false, 0), (true, 0), (true, 30)] {
             let mut ledger = Ledger::default();
             ledger.occupy(1, &load);

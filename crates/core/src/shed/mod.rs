@@ -36,6 +36,7 @@ mod placing;
 mod prefill;
 mod prefix;
 mod prefix_routing;
+mod provider;
 mod quantile;
 mod refuse;
 mod report;
@@ -68,6 +69,7 @@ pub use pick::{Candidate, CandidateSums, Pick};
 pub use prefix::{
     LEAST_BLOCKS, MOST_BLOCKS, PrefixChain, PrefixFigures, PrefixHasher, PrefixIndex, prefix_key,
 };
+pub use provider::{ProviderLevel, ProviderQuota, QuotaHandle, QuotaUse};
 pub use report::LoadReport;
 pub use silence::SHORTEST_SILENCE;
 pub use snapshot::{GateSnapshot, WorkerSnapshot};

@@ -38,6 +38,8 @@ struct PermitInner {
     waited: Duration,
     told: Mutex<PermitState>,
     seen: AtomicU64,
+    /// Prompt tokens that the worker counted; 0 until it tells.
+    prompt: AtomicU64,
     report_at: AtomicU64,
 }
 
@@ -58,6 +60,7 @@ impl Permit {
             waited: grant.waited,
             told: Mutex::new(PermitState { worker: grant.worker, ending: Ending::ClientGone, begun: false }),
             seen: AtomicU64::new(0),
+            prompt: AtomicU64::new(0),
             report_at: AtomicU64::new(0),
         }))
     }
@@ -98,6 +101,11 @@ impl Permit {
     /// Records that the worker had `tokens` tokens of the prompt cached, as it reports.
     pub fn cached(&self, tokens: u64) {
         self.0.gate.with(|state, _| state.gate.report_cached(self.0.permit(), tokens));
+    }
+
+    /// Records the number of prompt tokens that the worker counted.
+    pub fn prompt_counted(&self, prompt: u64) {
+        self.0.prompt.store(prompt, Ordering::Relaxed);
     }
 
     /// Reports that nothing has come from the worker for a while. Returns `true` if the worker is
@@ -227,8 +235,9 @@ impl Drop for PermitInner {
     fn drop(&mut self) {
         let permit = self.permit();
         let PermitState { ending, begun, .. } = *self.told.get_mut();
-        let seen = *self.seen.get_mut();
+        let (seen, prompt) = (*self.seen.get_mut(), *self.prompt.get_mut());
         let displaced = self.gate.with(|state, now| {
+            state.gate.prompt_counted(permit, prompt);
             match ending {
                 Ending::ClientGone if !begun => state.gate.abandon(permit, seen, now),
                 _ => state.gate.release(permit, ending, seen, now),

@@ -14,6 +14,7 @@ use super::gate::Gate;
 use super::ledger::RequestLoad;
 use super::outcomes::FailureEvidence;
 use super::prefill::PrefillSample;
+use super::provider::QuotaUse;
 use super::silence::FLOWS;
 use super::worker::{GateWorker, LOOK_EVERY, Suspicion};
 use super::worker_ejection::WorkerTrouble;
@@ -46,6 +47,10 @@ pub(super) struct PermitRecord {
     flowed_in: Option<u64>,
     /// Largest number of output tokens seen.
     seen: u64,
+    /// Prompt tokens that the worker counted; 0 until it tells.
+    prompt_counted: u64,
+    /// Tokens charged to the quota of an external worker.
+    pub(super) quota_charge: u64,
     /// The current worker answered with an error, or failed otherwise and that is recorded.
     failed: bool,
     /// It was in flight when its worker fell silent.
@@ -102,6 +107,8 @@ impl PermitRecord {
             flowed_at: None,
             flowed_in: None,
             seen: 0,
+            prompt_counted: 0,
+            quota_charge: 0,
             failed: false,
             hung: false,
             tried: TriedWorkers::new(),
@@ -239,6 +246,13 @@ impl Gate {
         }
     }
 
+    /// Records the number of prompt tokens that the worker counted; 0 for none.
+    pub(super) fn prompt_counted(&mut self, id: PermitId, prompt: u64) {
+        if let Some(permit) = self.permits.get_mut(&id).filter(|_| prompt > 0) {
+            permit.prompt_counted = prompt;
+        }
+    }
+
     /// Frees the places of `ended` sequences of the request, but keeps one until the release.
     pub fn finished(&mut self, id: PermitId, ended: u32, now: Nanos) {
         let Some((permit, worker)) = self.seat_and_worker(id) else { return };
@@ -262,13 +276,19 @@ impl Gate {
         let Some((permit, worker)) = self.seat_and_worker(id) else { return };
         permit.failed = true;
         let place = permit.worker;
-        if kind != WorkerFailure::Error {
+        let quota = worker.member.external.clone();
+        let of_the_quota = quota.is_some() && matches!(kind, WorkerFailure::Busy(_));
+        worker.rejects |= kind == WorkerFailure::Rejected;
+        if !matches!(kind, WorkerFailure::Error | WorkerFailure::Rejected) && !of_the_quota {
             // A request that fails by itself says nothing about the worker's capacity.
             worker.law.observe(WorkerSample::WorkerFailed { in_flight: permit.in_flight_at_dispatch() }, now);
         }
         match kind {
             WorkerFailure::Connect => worker.health.failed(now),
-            WorkerFailure::Busy(_) | WorkerFailure::Refused | WorkerFailure::Error => worker.on_answer(now),
+            WorkerFailure::Busy(_)
+            | WorkerFailure::Refused
+            | WorkerFailure::Rejected
+            | WorkerFailure::Error => worker.on_answer(now),
             WorkerFailure::Broke | WorkerFailure::Timeout => {}
         }
         if kind.counts() && worker.aside.is_trial(id) {
@@ -278,8 +298,10 @@ impl Gate {
             // A worker that is not there will have been restarted when it is back.
             self.prefixes.forget(place);
         }
-        if let WorkerFailure::Busy(_) = kind {
-            self.pause(place, now);
+        match (kind, quota) {
+            (WorkerFailure::Busy(wait), Some(quota)) => quota.0.refused(wait, now),
+            (WorkerFailure::Busy(_), None) => self.pause(place, now),
+            _ => {}
         }
         self.update_sums(place, now);
         self.process_timeouts(now);
@@ -299,6 +321,7 @@ impl Gate {
             permit.load = self.load_at(place, permit.load, &affinity);
             (permit.dispatched, permit.prefilled, permit.failed) = (None, false, false);
             (permit.counted, permit.flowed_at, permit.flowed_in, permit.hung) = (None, None, None, false);
+            permit.prompt_counted = 0;
             if permit.ask.is_some() {
                 self.displaceable.insert((permit.granted, id));
             }
@@ -425,6 +448,7 @@ impl Gate {
         if let Some(worker) = place {
             permit.forget_dispatch(id, worker, &mut self.reading);
             worker.aside.end_trial(id);
+            worker.settle_quota(permit, now);
             worker.flow.remove_hung(permit.hung, permit.load.sequences);
             worker.flow.uncount(permit.load.sequences, permit.flowed_in, now);
             worker.ledger.vacate(permit.class as usize, &permit.load, permit.prefilled);
@@ -469,6 +493,20 @@ impl PermitRecord {
     /// Records that the answer is an error, of the worker or of the caller.
     pub(super) const fn fail(&mut self) {
         self.failed = true;
+    }
+
+    /// Returns what it used of the quota of an external worker. A refused request took no tokens;
+    /// one whose client left may have taken all that was expected.
+    pub(super) fn quota_use(&self) -> QuotaUse {
+        let prompt = if self.prompt_counted > 0 { self.prompt_counted } else { self.load.prompt };
+        match self.dispatched {
+            None => QuotaUse::Unsent,
+            Some(_) if self.failed => QuotaUse::Tokens(0),
+            Some(_) if self.seen > 0 || self.prompt_counted > 0 => {
+                QuotaUse::Tokens(prompt.saturating_add(self.seen))
+            }
+            Some(_) => QuotaUse::Tokens(self.quota_charge),
+        }
     }
 
     /// Returns when it was sent to its current worker.

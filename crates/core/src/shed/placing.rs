@@ -34,7 +34,8 @@ impl Gate {
         if allowed { self.choose(load, affinity, tried, now) } else { None }
     }
 
-    /// Returns a worker with room outside `tried`, for a request that already has a permit.
+    /// Returns a worker with room outside `tried`, for a request that already has a permit. External
+    /// workers cost money: they get only what no other worker has room for.
     pub(super) fn choose(
         &mut self,
         load: &RequestLoad,
@@ -43,6 +44,22 @@ impl Gate {
         now: Nanos,
     ) -> Option<usize> {
         self.refresh_sums(now);
+        let own = RequestLoad { external: false, ..*load };
+        let cheapest = if load.external && self.roll.is_mixed() {
+            self.choose_among(&own, affinity, tried, now)
+        } else {
+            None
+        };
+        cheapest.or_else(|| self.choose_among(load, affinity, tried, now))
+    }
+
+    fn choose_among(
+        &mut self,
+        load: &RequestLoad,
+        affinity: &Affinity,
+        tried: &[usize],
+        now: Nanos,
+    ) -> Option<usize> {
         match (affinity.prefix.as_deref(), affinity.session) {
             (Some(prefix), session) => self.by_prefix(load, session, prefix, tried, now),
             (None, Some(session)) => self.at_home(load, session, tried, now),

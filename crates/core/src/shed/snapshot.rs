@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::prefix::PrefixFigures;
+use super::provider::ProviderLevel;
 use super::worker_ejection::WorkerTrouble;
 
 /// One worker in a [`GateSnapshot`].
@@ -35,6 +36,8 @@ pub struct WorkerSnapshot {
     pub answered: Option<Duration>,
     /// Whether it was removed and only finishes its requests.
     pub leaving: bool,
+    /// Level of its provider's quota, if it is external.
+    pub provider: Option<ProviderLevel>,
 }
 
 /// A gate at one moment.

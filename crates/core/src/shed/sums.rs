@@ -31,6 +31,8 @@ pub(super) struct PoolSums {
     /// Largest prompt that a worker can hold, cooling ones included; `None` without any worker.
     pub(super) largest_prompt: Option<u64>,
     pub(super) session_map: SessionMap,
+    /// Number of these workers that are external.
+    pub(super) external: usize,
 }
 
 impl Default for PoolSums {
@@ -45,11 +47,17 @@ impl Default for PoolSums {
             together: None,
             largest_prompt: None,
             session_map: SessionMap::default(),
+            external: 0,
         }
     }
 }
 
 impl PoolSums {
+    /// Returns `true` if some of them are external and some are not.
+    pub(super) fn is_mixed(&self) -> bool {
+        self.external > 0 && self.external < self.open.len()
+    }
+
     /// Returns the sequences in flight at all of them.
     pub(super) fn in_flight(&self) -> u64 {
         self.by_class.iter().sum()
@@ -135,6 +143,7 @@ impl Gate {
             let share = worker.share();
             worker.counted = Some(share);
             roll.add(&share);
+            roll.external += usize::from(worker.is_external());
             open.push(place);
             keys.push(worker.key);
         }

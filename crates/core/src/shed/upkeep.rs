@@ -8,6 +8,7 @@ use crate::request::Class;
 
 use super::fair_queue::QueueBounds;
 use super::gate::Gate;
+use super::ledger::RequestLoad;
 use super::prefix::PrefixIndex;
 use super::refuse;
 use super::settings::GateSettings;
@@ -21,6 +22,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// Shortest and longest retry time while no worker takes requests. Most outages are a restart of
 /// unknown length: a client too early costs a refusal, one a minute late a minute of goodput.
 const AWAY_RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
+
+/// Shortest time over which the clients are spread that wait for a provider's quota.
+const QUOTA_SPREAD: Duration = Duration::from_secs(1);
 
 impl Gate {
     /// Applies settings and workers. Workers keep their ledger, removed ones until it is empty.
@@ -76,9 +80,22 @@ impl Gate {
         let sequences = self.queue.sequences() + 1;
         let base = self.drain.time_to_free(sequences, self.in_flight, now).unwrap_or(FIRST_RETRY);
         let base = base.clamp(Duration::from_millis(1), LONGEST_RETRY);
+        let least = RequestLoad { sequences: 1, external: true, ..RequestLoad::default() };
+        if let Some(wait) =
+            self.quota_opens_at(&least, now).map(|at| at.since(now)).filter(|wait| *wait > base)
+        {
+            return self.after_quota(wait);
+        }
         let others = self.drain.time_to_free(others, self.in_flight, now).unwrap_or_default();
         let spread = (base / 2).max(others.min(LONGEST_RETRY));
         (base + spread.mul_f64(self.retry_spread.position(self.random.f64()))).min(LONGEST_RETRY)
+    }
+
+    /// Returns when to retry if a provider has quota again in `wait`: a little later, at random, so
+    /// that clients do not return together.
+    pub(super) fn after_quota(&mut self, wait: Duration) -> Duration {
+        let spread = (wait / 10).max(QUOTA_SPREAD);
+        wait + spread.mul_f64(self.retry_spread.position(self.random.f64()))
     }
 
     /// Returns the current state of the gate.
@@ -98,6 +115,7 @@ impl Gate {
             weight: worker.weight,
             answered: worker.health.answered_at().map(|at| now.since(at)),
             leaving: worker.leaving,
+            provider: worker.member.external.as_ref().map(|quota| quota.0.level(now)),
         });
         GateSnapshot {
             workers: workers.collect(),

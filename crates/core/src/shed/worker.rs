@@ -16,6 +16,7 @@ use super::ledger::{Ledger, RequestLoad};
 use super::outcomes::Outcomes;
 use super::permit_record::PermitId;
 use super::prefill::Prefill;
+use super::provider::QuotaHandle;
 use super::report::KeptReport;
 use super::settings::GateSettings;
 use super::silence::StreamActivity;
@@ -34,6 +35,8 @@ pub struct PoolMember {
     pub kv_tokens: Option<u64>,
     /// Whether it may take new work.
     pub eligible: bool,
+    /// Its provider's quota, if it is external.
+    pub external: Option<QuotaHandle>,
 }
 
 /// Share of the KV cache to fill: beyond it a worker preempts requests and computes tokens twice.
@@ -48,6 +51,8 @@ pub(super) struct GateWorker {
     pub(super) outcomes: Outcomes,
     /// Ejection or pause because of its answers.
     pub(super) aside: WorkerEjection,
+    /// It does not accept the gateway's credentials, until it serves a request.
+    pub(super) rejects: bool,
     pub(super) ledger: Ledger,
     pub(super) prefill: Prefill,
     /// Streams without a first token, in the order of dispatch.
@@ -90,6 +95,7 @@ impl GateWorker {
             health: WorkerHealth::default(),
             outcomes: Outcomes::default(),
             aside: WorkerEjection::default(),
+            rejects: false,
             ledger: Ledger::default(),
             prefill: Prefill::default(),
             awaiting_first_token: BTreeMap::new(),
@@ -141,7 +147,8 @@ impl GateWorker {
     }
 
     pub(super) fn trouble(&self) -> Option<WorkerTrouble> {
-        self.health.trouble().or_else(|| self.aside.trouble())
+        let rejects = self.rejects.then_some(WorkerTrouble::Rejects);
+        self.health.trouble().or(rejects).or_else(|| self.aside.trouble())
     }
 
     /// Returns `true` if it was removed and has nothing in flight.
@@ -163,10 +170,13 @@ impl GateWorker {
         if self.takes_work_now(now) { self.limit() } else { 0 }
     }
 
-    /// Returns `true` if there is room for `load`: a place in the batch, KV cache, and time to read
-    /// the prompt. An idle worker takes any prompt that its KV cache can hold: otherwise a request
+    /// Returns `true` if there is room for `load`: a place in the batch, KV cache, time to read the
+    /// prompt, and for an external worker quota. An idle worker takes any prompt that its KV cache can hold: otherwise a request
     /// above every limit would wait forever.
     pub(super) fn fits(&self, load: &RequestLoad, settings: &GateSettings, now: Nanos) -> bool {
+        if !self.may_take(load) || self.quota_opens_at(load, now).is_some() {
+            return false;
+        }
         if self.ledger.in_flight() == 0 {
             return self.can_hold(load);
         }

@@ -28,6 +28,8 @@ pub enum WorkerTrouble {
     Failing,
     /// It answered that it is busy and is paused, or on trial afterwards.
     Busy,
+    /// It does not accept the gateway's credentials.
+    Rejects,
 }
 
 impl WorkerTrouble {
@@ -45,6 +47,7 @@ impl WorkerTrouble {
                  `workers.ejection.mode` is not `on`"
             }
             Self::Busy => "paused until a trial request succeeds: it answered 429 or 503",
+            Self::Rejects => "it rejects the gateway's credentials: it answered 401 or 403",
         }
     }
 }

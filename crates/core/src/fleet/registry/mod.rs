@@ -398,6 +398,7 @@ impl WorkerRegistry {
             kv_tokens: beat.kv_tokens,
             colour,
             headers: HeaderMap::new(),
+            external: None,
         }
     }
 

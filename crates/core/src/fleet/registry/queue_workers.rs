@@ -68,6 +68,7 @@ pub(super) fn specs<'a>(
                 kv_tokens: None,
                 colour,
                 headers: HeaderMap::new(),
+                external: None,
             });
     }
     sides.into_values().collect()

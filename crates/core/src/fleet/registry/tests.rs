@@ -16,6 +16,7 @@ fn fixed(id: &str, url: &str) -> WorkerSpec {
         kv_tokens: None,
         colour: "blue".into(),
         headers: HeaderMap::new(),
+        external: None,
     }
 }
 

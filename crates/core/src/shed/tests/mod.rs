@@ -7,6 +7,7 @@ mod displacing;
 mod ejecting;
 mod fairness;
 mod prefixes;
+mod provider;
 mod queueing;
 mod random;
 mod reading;
@@ -41,7 +42,7 @@ fn settings() -> GateSettings {
 }
 
 fn member(id: &str, slots: u32) -> PoolMember {
-    PoolMember { id: Arc::from(id), slots: Some(slots), kv_tokens: None, eligible: true }
+    PoolMember { id: Arc::from(id), slots: Some(slots), kv_tokens: None, eligible: true, external: None }
 }
 
 fn gate(settings: GateSettings, members: &[PoolMember]) -> Gate {
@@ -65,6 +66,7 @@ fn ask(caller: &str) -> PermitRequest {
         prefix: None,
         deadline: None,
         worker: None,
+        external: false,
     }
 }
 

@@ -228,9 +228,11 @@ impl Simulation<'_> {
         let (reason, ending) = match failure {
             WorkerFailure::Connect => (Reason::UpstreamUnreachable, Ending::WorkerFailed),
             WorkerFailure::Timeout => (Reason::UpstreamTimeout, Ending::TimedOut),
-            WorkerFailure::Broke | WorkerFailure::Busy(_) | WorkerFailure::Refused | WorkerFailure::Error => {
-                (Reason::UpstreamBroke, Ending::WorkerFailed)
-            }
+            WorkerFailure::Broke
+            | WorkerFailure::Busy(_)
+            | WorkerFailure::Refused
+            | WorkerFailure::Rejected
+            | WorkerFailure::Error => (Reason::UpstreamBroke, Ending::WorkerFailed),
         };
         if let Some((machine, failure)) = first {
             let worker = Scenario::worker_name(machine);

@@ -99,6 +99,7 @@ impl SimulatedGateway {
             prefix: prefix(wish),
             deadline: None,
             worker: None,
+            external: false,
         }
     }
 
@@ -156,6 +157,7 @@ fn gate(scenario: &Scenario, policy: Policy, seed: u64) -> Gate {
             slots: told.then_some(group.slots),
             kv_tokens: told.then_some(group.kv_tokens),
             eligible: true,
+            external: None,
         }
     });
     let mut gate = Gate::new("simulated".into(), settings.clone(), fleet::PICK, seed);
