@@ -107,6 +107,7 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
             total: timeouts.total,
         },
         retry: RetrySettings { max: retry.max, budget: retry.budget },
+        http2: settings.http2,
         forward_authorization: settings.callers.forward_authorization,
         answer_headers: settings.answer_headers,
         // Loading the system's CA certificates takes 100 ms, so only if TLS is needed.

@@ -15,7 +15,7 @@ use super::file::ConfigFile;
 use super::syntax::{Digest, Secret};
 use crate::fleet::heartbeat::SigningKey;
 use crate::fleet::registry::RegistrySettings;
-use crate::fleet::spec::WorkerSpec;
+use crate::fleet::spec::{Http2Mode, WorkerSpec};
 use crate::layers::jwt::TokenSettings;
 use crate::layers::prefixes::PrefixShare;
 use crate::limit::rule::Rule;
@@ -70,6 +70,8 @@ pub struct Settings {
     pub timeouts: WorkerTimeouts,
     /// Retries on another worker.
     pub retry: WorkerRetrySettings,
+    /// Whether requests go to workers over HTTP/2; `None` for the default of each.
+    pub http2: Option<Http2Mode>,
     /// File with additional certificate authorities for workers.
     pub worker_ca: Option<PathBuf>,
     /// Kinds of calls that are served in addition to those that always are.

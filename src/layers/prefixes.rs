@@ -142,6 +142,7 @@ mod tests {
             colour: "blue".into(),
             headers: http::HeaderMap::new(),
             external: None,
+            http2: None,
         };
         let specs = (0..workers).map(spec).collect();
         let fleet = Fleet::new(specs, GateSettings::default(), None, Clock::system());

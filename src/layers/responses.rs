@@ -308,6 +308,7 @@ mod tests {
             colour: "blue".into(),
             headers: http::HeaderMap::new(),
             external: None,
+            http2: None,
         };
         let fleet = Fleet::new(vec![spec], GateSettings::default(), None, clock.clone());
         let homes = ResponseHomes::new(Arc::new(ArcSwap::from_pointee(fleet)), None, true, clock.clone());

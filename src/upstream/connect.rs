@@ -1,5 +1,6 @@
 //! Connecting to a worker: from the address to the HTTP handshake.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::uri::{Authority, Scheme};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,8 +20,11 @@ use tokio_rustls::client::TlsStream;
 use super::connection::WorkerConnection;
 use super::deadline::Deadline;
 use super::dial::{ADDRESSES_MAX, dial};
+use super::http2::SharedConnection;
 use super::lazy_timer::LazyTimer;
+use super::tls;
 use crate::clock::Clock;
+use crate::fleet::spec::Http2Mode;
 
 /// Largest read, in bytes, which also bounds the head of a response. hyper starts at 8 KiB and
 /// grows only while a worker fills the buffer, so an ordinary token stream stays at 8 KiB.
@@ -33,6 +38,17 @@ pub(crate) struct WorkerAddress {
     pub(crate) port: u16,
     /// Name that the worker's certificate must prove; `None` unless its URL is `https`.
     pub(crate) tls: Option<ServerName<'static>>,
+    /// Host and port, as in its URL.
+    pub(crate) authority: Authority,
+}
+
+/// A new connection to a worker.
+#[derive(Debug)]
+pub(crate) enum NewConnection {
+    /// HTTP/1.1, for one request at a time.
+    Own(Box<WorkerConnection>),
+    /// HTTP/2, for many.
+    Shared(Arc<SharedConnection>),
 }
 
 /// Error of a failed connection.
@@ -53,34 +69,57 @@ pub(crate) enum ConnectError {
     /// No TLS client in the settings.
     #[error("its URL is https, but no certificate authorities are configured")]
     NoTls,
+    /// All HTTP/2 connections are in use, and there may be no more.
+    #[error("all its HTTP/2 connections are in use")]
+    NoStream,
     /// hyper rejected the connection.
     #[error("the HTTP connection could not be set up")]
     Http(#[source] hyper::Error),
 }
 
-/// Connects to a worker by `deadline`.
+/// Waits for `work`, at most until `deadline`.
+pub(crate) async fn within<T>(
+    deadline: Deadline,
+    clock: &Clock,
+    work: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
+    let mut timer = LazyTimer::new(deadline.due(Duration::ZERO), clock.now());
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = timer.overdue(&deadline, clock) => Err(ConnectError::TimedOut(deadline.wait)),
+    }
+}
+
+/// Connects to a worker; `wait` is enforced by the caller. `http2`: whether to offer it.
 pub(crate) async fn connect(
     target: &WorkerAddress,
     tls: Option<&Arc<rustls::ClientConfig>>,
-    deadline: Deadline,
+    http2: Http2Mode,
+    wait: Duration,
     clock: &Clock,
-) -> Result<Box<WorkerConnection>, ConnectError> {
-    let mut timer = LazyTimer::new(deadline.due(Duration::ZERO), clock.now());
-    let stream = tokio::select! {
-        biased;
-        opened = open(target, tls, deadline.wait) => opened?,
-        () = timer.overdue(&deadline, clock) => return Err(ConnectError::TimedOut(deadline.wait)),
+) -> Result<NewConnection, ConnectError> {
+    let offering = match (tls, http2) {
+        (None, _) | (_, Http2Mode::Off) => tls.cloned(),
+        (Some(config), Http2Mode::Auto | Http2Mode::PriorKnowledge) => Some(tls::offering_http2(config)),
     };
+    let stream = open(target, offering.as_ref(), wait).await?;
     let heard = Arc::clone(&stream.heard);
+    if stream.chose_http2() || (target.tls.is_none() && http2 == Http2Mode::PriorKnowledge) {
+        let scheme = if target.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        let host = (scheme, target.authority.clone());
+        let shared = SharedConnection::begin(TokioIo::new(stream), host, heard, clock.now()).await;
+        return shared.map(NewConnection::Shared).map_err(ConnectError::Http);
+    }
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(READ_BUFFER)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(ConnectError::Http)?;
-    Ok(WorkerConnection::new(sender, connection, heard))
+    Ok(NewConnection::Own(WorkerConnection::new(sender, connection, heard)))
 }
 
-/// Connects to one of the target's addresses; `wait` is enforced by the caller.
+/// Connects to one of the target's addresses.
 async fn open(
     target: &WorkerAddress,
     tls: Option<&Arc<rustls::ClientConfig>>,
@@ -125,6 +164,14 @@ enum MaybeTls {
 impl WorkerSocket {
     fn new(wire: MaybeTls) -> Self {
         Self { wire, heard: Arc::default() }
+    }
+
+    /// Returns `true` if the worker chose HTTP/2 in the TLS handshake.
+    fn chose_http2(&self) -> bool {
+        match &self.wire {
+            MaybeTls::Plain(_) => false,
+            MaybeTls::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2),
+        }
     }
 }
 

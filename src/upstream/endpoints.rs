@@ -15,6 +15,8 @@ use rustls::pki_types::ServerName;
 
 use super::connect::WorkerAddress;
 use super::connection::WorkerConnection;
+use super::http2::{Http2Stream, SharedConnection};
+use super::http2_pool::Http2Pool;
 use super::provider;
 use super::reuse::Reuse;
 use crate::clock::{Clock, Nanos};
@@ -40,6 +42,7 @@ pub(crate) struct Endpoint {
     prefix: Box<str>,
     clock: Clock,
     idle: Mutex<Vec<IdleConnection>>,
+    shared: Http2Pool,
     /// How reused connections fare; kept when the worker's spec changes but not its URL.
     reuse: Arc<Reuse>,
     sweeping: AtomicBool,
@@ -65,8 +68,8 @@ impl Endpoint {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let port = spec.url.port_u16();
         let authority = match port {
-            Some(port) => HeaderValue::try_from(format!("{host}:{port}")),
-            None => HeaderValue::from_str(host),
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
         };
         let tls = secure.then(|| ServerName::try_from(bare.to_owned())).transpose().map_err(|_name| bad())?;
         Ok(Self {
@@ -75,11 +78,13 @@ impl Endpoint {
                 host: bare.to_owned(),
                 port: port.unwrap_or(if secure { 443 } else { 80 }),
                 tls,
+                authority: authority.parse().map_err(|_value| bad())?,
             },
-            authority: authority.map_err(|_value| bad())?,
+            authority: HeaderValue::try_from(authority).map_err(|_value| bad())?,
             prefix: spec.url.path().trim_end_matches('/').into(),
             clock: clock.clone(),
             idle: Mutex::default(),
+            shared: Http2Pool::default(),
             reuse,
             sweeping: AtomicBool::new(false),
         })
@@ -92,6 +97,12 @@ impl Endpoint {
     /// Returns the quota of an external worker; `None` for a worker of one's own.
     pub(crate) fn quota(&self) -> Option<&ProviderState> {
         self.worker.quota.as_deref()
+    }
+
+    /// Returns `true` if the worker may refuse a request before any work: then another may get it,
+    /// even if it must not run twice.
+    pub(crate) fn may_refuse(&self) -> bool {
+        self.quota().is_some() || !self.shared.is_empty()
     }
 
     /// Returns the path prefix of the worker's URL, without a slash at its end.
@@ -111,6 +122,19 @@ impl Endpoint {
         // Two valid parts give a valid sum unless it is too long: then send the worker the shorter.
         let both = PathAndQuery::try_from(format!("{}{asked}", self.prefix));
         Uri::from(both.unwrap_or(asked))
+    }
+
+    /// Returns the connections that requests share.
+    pub(crate) const fn shared(&self) -> &Http2Pool {
+        &self.shared
+    }
+
+    /// Adds a connection that requests share; returns a stream of it.
+    pub(crate) fn share(self: &Arc<Self>, connection: Arc<SharedConnection>) -> Option<Http2Stream> {
+        let stream = connection.open(self.clock.now());
+        self.shared.add(connection);
+        self.sweep_later();
+        stream
     }
 
     /// Takes an idle connection that still looks open.
@@ -159,7 +183,8 @@ impl Endpoint {
         let now = self.clock.now();
         let mut idle = self.idle.lock();
         idle.retain_mut(|kept| now.since(kept.since) < IDLE && kept.link.check());
-        !idle.is_empty()
+        let shares = self.shared.prune(now);
+        shares || !idle.is_empty()
     }
 }
 
@@ -170,7 +195,9 @@ async fn sweep(endpoint: Weak<Endpoint>) {
         if !endpoint.prune() {
             endpoint.sweeping.store(false, Ordering::Release);
             // A connection put back between the check and the store saw `sweeping` still set.
-            if endpoint.idle.lock().is_empty() || endpoint.sweeping.swap(true, Ordering::AcqRel) {
+            if (endpoint.idle.lock().is_empty() && endpoint.shared.is_empty())
+                || endpoint.sweeping.swap(true, Ordering::AcqRel)
+            {
                 return;
             }
         }
@@ -203,6 +230,7 @@ impl Endpoints {
         if let Some(old) = old {
             // The URL is the same: its idle connections stay usable.
             std::mem::swap(&mut *endpoint.idle.lock(), &mut *old.idle.lock());
+            endpoint.shared.take_over(&old.shared);
             endpoint.sweep_later();
         }
         Ok(endpoint)

@@ -31,6 +31,8 @@ pub(crate) enum AttemptError {
     /// Reused idle connection ended as the request was written on it, and no byte came back. Both
     /// sides may be correct: the worker closes connections it considers unused.
     Stale,
+    /// Worker refused the request on a shared connection before it did anything with it.
+    Unprocessed,
     /// Queue job failed.
     Job(jobs::JobError),
     /// Job could not be put into the queue.
@@ -96,6 +98,7 @@ impl AttemptError {
     pub(crate) fn of_exchange(error: hyper::Error) -> Self {
         match error.source().and_then(|source| source.downcast_ref::<PayloadError>()) {
             Some(client) => Self::Client(client.refusal()),
+            None if is_unprocessed(&error) => Self::Unprocessed,
             None => Self::Broke(error),
         }
     }
@@ -108,9 +111,12 @@ impl AttemptError {
         }
     }
 
-    /// Blames the client if the connection ended while the rest of its body was due: a worker may
-    /// time that out.
+    /// Blames the client if its body failed, or if the connection ended while the rest of its body
+    /// was due: a worker may time that out.
     pub(crate) fn blame_client_upload(self, upload: Option<&Upload>) -> Self {
+        if let (Self::Broke(_) | Self::Stale, Some(refusal)) = (&self, upload.and_then(Upload::fault)) {
+            return Self::Client(refusal);
+        }
         match self {
             Self::Broke(_) | Self::Stale if upload.is_some_and(Upload::is_owed) => {
                 Self::Client(Refusal::new(
@@ -126,9 +132,11 @@ impl AttemptError {
     pub(crate) const fn trouble(&self) -> RepeatSafety {
         match self {
             // A provider's refusal comes before any work.
-            Self::Unreachable(_) | Self::ColourSwitched | Self::Exhausted(_) | Self::Rejected(_) => {
-                RepeatSafety::NeverSent
-            }
+            Self::Unreachable(_)
+            | Self::Unprocessed
+            | Self::ColourSwitched
+            | Self::Exhausted(_)
+            | Self::Rejected(_) => RepeatSafety::NeverSent,
             Self::Broke(_)
             | Self::Stale
             | Self::Switched
@@ -150,6 +158,7 @@ impl AttemptError {
             Self::Unreachable(_) => "unreachable",
             Self::Broke(_) => "failed before the first content",
             Self::Stale => "the worker closed the idle connection",
+            Self::Unprocessed => "the worker refused the HTTP/2 stream",
             Self::Job(_) => "the job failed",
             Self::NotQueued(_) => "not queued",
             Self::Switched => "switched to a protocol that was not requested",
@@ -173,7 +182,12 @@ impl AttemptError {
             Self::Rejected(_) => Some(WorkerFailure::Rejected),
             // If the worker is down, the next connection shows it. A queue error names no single
             // worker.
-            Self::Stale | Self::Client(_) | Self::ColourSwitched | Self::Job(_) | Self::NotQueued(_) => None,
+            Self::Stale
+            | Self::Unprocessed
+            | Self::Client(_)
+            | Self::ColourSwitched
+            | Self::Job(_)
+            | Self::NotQueued(_) => None,
         }
     }
 
@@ -191,6 +205,10 @@ impl AttemptError {
             Self::Stale => Refusal::new(
                 Reason::UpstreamBroke,
                 format!("Worker {worker} closed an idle connection just as the request was written on it."),
+            ),
+            Self::Unprocessed => Refusal::new(
+                Reason::UpstreamUnreachable,
+                format!("Worker {worker} refused the request before it began (HTTP/2)."),
             ),
             Self::Switched => Refusal::new(
                 Reason::UpstreamBroke,
@@ -244,6 +262,17 @@ impl AttemptError {
             }
         }
     }
+}
+
+/// Returns `true` if the worker certainly did nothing with a request on an HTTP/2 connection: it
+/// refused the stream, or closes the connection and the stream is not among those it still serves
+/// (RFC 9113 §8.7).
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else {
+        return false;
+    };
+    error.is_remote()
+        && (error.is_go_away() || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)))
 }
 
 /// Describes how a connection failed, without content of the request or the address.

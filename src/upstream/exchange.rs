@@ -7,17 +7,17 @@ use std::task::Poll;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::connection::WorkerConnection;
 use super::error::AttemptError;
 use super::first_token::FirstTokenWait;
 use super::headers::is_websocket;
 use super::lazy_timer::LazyTimer;
+use super::link::WorkerLink;
 use crate::clock::Clock;
 use crate::request::Payload;
 
 /// Sends a request and waits for the response head. The error returns a request never written.
 pub(crate) async fn exchange(
-    link: &mut WorkerConnection,
+    link: &mut WorkerLink,
     request: Request<Payload>,
     timer: &mut LazyTimer,
     first_token_wait: &mut FirstTokenWait,

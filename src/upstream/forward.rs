@@ -15,8 +15,6 @@ use smallvec::SmallVec;
 use super::UpstreamInner;
 use super::beside::BesidePlace;
 use super::body::{AnswerTimeouts, OpenBody};
-use super::connect::connect;
-use super::connection::WorkerConnection;
 use super::deadline::Deadline;
 use super::early::{EarlyAnswer, EarlyLane};
 use super::endpoints::Endpoint;
@@ -28,6 +26,8 @@ use super::first_token::FirstTokenWait;
 use super::form::BodyForm;
 use super::headers::{self, ForwardedFacts, ToldNames};
 use super::lazy_timer::LazyTimer;
+use super::link::WorkerLink;
+use super::linking::Linker;
 use super::location;
 use super::observer::{AnswerObserver, AnswerReading};
 use super::provider;
@@ -47,6 +47,9 @@ use crate::request::{
     RequestCost, RequestRecord, RouteTimeouts, ToWorker, UpgradeTo, UsageInjected,
 };
 use crate::shed::{HeldPermit, Permit, PermitRequest, Waiter, WorkerFailure};
+
+/// Closing connections on which one request is tried in vain, before it goes to another worker.
+const UNSENT_MAX: u32 = 3;
 
 /// A request being forwarded, with its state across attempts.
 pub(crate) struct Forward<'a> {
@@ -575,19 +578,15 @@ impl<'a> Forward<'a> {
     /// Sends the request to one worker and waits for the response head.
     async fn send_http(&mut self, endpoint: &Arc<Endpoint>) -> Result<WorkerAnswer, AttemptError> {
         let clock = &self.upstream.clock;
-        let tls = self.settings.tls.as_ref();
-        let (UpstreamTimeouts { connect: wait, total, .. }, over) = (self.timeouts, self.total_deadline);
-        let connect =
-            |since| connect(&endpoint.target, tls, Deadline { since, wait, total: (total, over) }, clock);
-        let (mut link, mut reused) = match endpoint.take() {
-            Some(link) => (link, true),
-            None => (connect(clock.now()).await?, false),
-        };
+        let (mut link, mut reused) = self.linker().link(endpoint, true).await?;
         if !self.is_active(endpoint) {
             return Err(AttemptError::ColourSwitched);
         }
         let mut request = self.message(endpoint);
-        let mut spare = if reused { self.clone_request(&request) } else { None };
+        let mut spare =
+            if reused || link.is_shared() { self.clone_request(&request, link.is_shared()) } else { None };
+        // A shared connection may be closing, and so may the next.
+        let mut unsent_left = UNSENT_MAX;
         loop {
             let sent = clock.now();
             self.record.set_dispatched(sent);
@@ -604,23 +603,47 @@ impl<'a> Forward<'a> {
                     Ok(answer) => return Ok(self.receive(endpoint, link, answer, timer, sent)),
                     Err(failed) => failed,
                 };
-            if !reused || (unsent.is_none() && !self.ended_idle(&fault, &link, sent)) {
-                return Err(fault);
-            }
-            // The worker closed the idle connection while the request was being written.
-            endpoint.count_stale();
-            request = match unsent {
-                Some(unsent) => *unsent,
-                None => self.resend(endpoint, spare.take()).ok_or_else(|| fault.stale())?,
+            request = match (unsent, &fault) {
+                (Some(unsent), _) if link.is_shared() && unsent_left > 0 => {
+                    unsent_left -= 1;
+                    link.retire();
+                    *unsent
+                }
+                (Some(unsent), _) if reused => {
+                    endpoint.count_stale();
+                    *unsent
+                }
+                (Some(unsent), _) => {
+                    self.restore_unsent(*unsent, endpoint);
+                    return Err(fault);
+                }
+                (None, AttemptError::Unprocessed) => match self.resend(endpoint, &mut spare, true) {
+                    Some(request) => request,
+                    None => {
+                        if let Some(spare) = spare.take() {
+                            self.restore_unsent(spare, endpoint);
+                        }
+                        return Err(fault);
+                    }
+                },
+                (None, _) if reused && self.ended_idle(&fault, &link, sent) => {
+                    // The worker closed the idle connection while the request was being written.
+                    link.retire();
+                    if !link.is_shared() {
+                        endpoint.count_stale();
+                    }
+                    self.resend(endpoint, &mut spare, false).ok_or_else(|| fault.stale())?
+                }
+                (None, _) => return Err(fault),
             };
             tracing::debug!(
                 worker = %endpoint.spec().id,
                 request = %self.record.id,
-                "the worker closed the idle connection; sending the request again"
+                "the worker closed the connection or refused the stream; sending the request again"
             );
-            reused = false;
-            link = match connect(clock.now()).await {
-                Ok(link) => link,
+            drop(link);
+            (link, reused) = match self.linker().link(endpoint, false).await {
+                Ok(linked) => linked,
                 Err(error) => {
                     self.restore_unsent(request, endpoint);
                     return Err(error.into());
@@ -633,18 +656,29 @@ impl<'a> Forward<'a> {
         }
     }
 
+    fn linker(&self) -> Linker<'_> {
+        Linker {
+            clock: &self.upstream.clock,
+            settings: self.settings,
+            wait: self.timeouts.connect,
+            total: (self.timeouts.total, self.total_deadline),
+            upgrade: self.switch.is_some(),
+        }
+    }
+
     /// Returns `true` if a reused connection ended for having been idle: before any byte came back
     /// and within the connect timeout. One that ends later was working on the request.
-    fn ended_idle(&self, fault: &AttemptError, link: &WorkerConnection, sent: Nanos) -> bool {
+    fn ended_idle(&self, fault: &AttemptError, link: &WorkerLink, sent: Nanos) -> bool {
         let clock = &self.upstream.clock;
         let now = clock.now();
         let late = now.since(sent).saturating_sub(clock.lag().overlap(sent, now));
         matches!(fault, AttemptError::Broke(_)) && link.is_unheard() && late < self.timeouts.connect
     }
 
-    /// Copies a repeatable request, unless [`Forward::message`] can build it again.
-    fn clone_request(&self, request: &Request<Payload>) -> Option<Request<Payload>> {
-        if !self.repeatable || self.resent || self.payload.is_some() {
+    /// Copies a request that may be sent again, unless [`Forward::message`] can build it again. On a
+    /// `shared` connection the worker may refuse any request before it begins.
+    fn clone_request(&self, request: &Request<Payload>, shared: bool) -> Option<Request<Payload>> {
+        if !(self.repeatable || shared) || self.resent || self.payload.is_some() {
             return None;
         }
         let mut spare = Request::new(request.body().try_clone()?);
@@ -654,13 +688,18 @@ impl<'a> Forward<'a> {
         Some(spare)
     }
 
-    /// Returns the request again for the same worker after an idle connection ended: once, and only
-    /// if it is repeatable. No worker failed, so this is no retry and needs no budget.
-    fn resend(&mut self, endpoint: &Endpoint, spare: Option<Request<Payload>>) -> Option<Request<Payload>> {
-        if !self.repeatable || std::mem::replace(&mut self.resent, true) {
+    /// Returns the request again for the same worker: once, and only if it is repeatable or the
+    /// worker did not begin it (`unbegun`). No worker failed, so this is no retry and needs no budget.
+    fn resend(
+        &mut self,
+        endpoint: &Endpoint,
+        spare: &mut Option<Request<Payload>>,
+        unbegun: bool,
+    ) -> Option<Request<Payload>> {
+        if !(self.repeatable || unbegun) || std::mem::replace(&mut self.resent, true) {
             return None;
         }
-        spare.or_else(|| self.payload.is_some().then(|| self.message(endpoint)))
+        spare.take().or_else(|| self.payload.is_some().then(|| self.message(endpoint)))
     }
 
     /// Builds the request for this worker. Keeps what another attempt needs, if there can be one.
@@ -669,9 +708,8 @@ impl<'a> Forward<'a> {
             self.retries < self.settings.retry.max && self.upstream.fleet.load().workers().len() > 1;
         let later = self.permit.as_ref().is_some_and(Permit::yields);
         let falls_back = self.route.as_ref().is_some_and(|route| route.has_fallback());
-        // An external worker's refusal comes before any work, so it allows another attempt in any case.
         let external = endpoint.quota().is_some();
-        let another = (self.repeatable || external) && (elsewhere || later || falls_back);
+        let another = (self.repeatable || endpoint.may_refuse()) && (elsewhere || later || falls_back);
         let copy = if another { self.payload.as_ref().and_then(Payload::try_clone) } else { None };
         let (mut fields, payload) = match copy {
             Some(payload) => (self.head.headers.clone(), payload),
@@ -741,7 +779,7 @@ impl<'a> Forward<'a> {
     fn receive(
         &mut self,
         endpoint: &Arc<Endpoint>,
-        link: Box<WorkerConnection>,
+        link: WorkerLink,
         answer: Response<Incoming>,
         timer: LazyTimer,
         sent: Nanos,

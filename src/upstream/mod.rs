@@ -12,7 +12,8 @@
 //! | `location` | rewriting of redirects |
 //! | `provider` | external workers: what reaches them, and what they tell about their limits |
 //! | `upload` | request bodies that are streamed |
-//! | `endpoints` `reuse` `connect` `dial` `tls` `connection` `relay` | connections |
+//! | `endpoints` `reuse` `connect` `dial` `tls` `linking` `link` `connection` `relay` | connections |
+//! | `http2` `http2_pool` | connections that requests share |
 //! | `queue` | the Redis queue, from which workers take requests |
 //! | `body` `source` `observer` | the response on its way back |
 //! | `deadline` `first_token` `lazy_timer` | timeouts |
@@ -23,8 +24,8 @@
 //! A response is *committed* at its first content byte, not at its headers. Before that, another
 //! worker can take over unnoticed. After it, each byte is passed on as it comes. A request that a
 //! worker may have begun is sent again only if a second run does no harm. So this module must know
-//! whether bytes left the machine, which general HTTP clients hide. The price: a connection pool of
-//! its own, and HTTP/1.1 only.
+//! whether bytes left the machine, which general HTTP clients hide. The price: connection pools of
+//! its own.
 //!
 //! Only idle connections outlive the request: dropping the future or the body at any point closes
 //! the connection to the worker at once.
@@ -49,7 +50,11 @@ mod first_token;
 mod form;
 mod forward;
 mod headers;
+mod http2;
+mod http2_pool;
 mod lazy_timer;
+mod link;
+mod linking;
 mod location;
 mod observer;
 mod provider;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fleet::heartbeat::SigningKey;
+use crate::fleet::spec::Http2Mode;
 use crate::request::{AnswerHeaders, RouteTimeouts};
 
 /// Timeouts of a request to a worker.
@@ -79,6 +80,9 @@ pub struct UpstreamSettings {
     /// TLS client for workers with an `https` URL, see [`super::tls::client_config`]; `None` makes
     /// them unreachable.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Whether requests go to workers over HTTP/2, for those that have no setting of their own;
+    /// `None`: to external ones with an `https` URL, if they choose it.
+    pub http2: Option<Http2Mode>,
     /// Settings of the queue; `None` if workers are reached over HTTP.
     pub queue: Option<QueueSettings>,
 }
@@ -102,6 +106,7 @@ impl Default for UpstreamSettings {
             forward_authorization: true,
             answer_headers: AnswerHeaders::default(),
             tls: None,
+            http2: None,
             queue: None,
         }
     }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::connection::WorkerConnection;
 use super::endpoints::Endpoint;
+use super::link::WorkerLink;
 use super::queue::JobSource;
 use crate::redis::jobs;
 
@@ -59,7 +59,9 @@ impl AnswerSource {
         if let Self::Http(HttpSource { link, body, endpoint, reusable }) = self {
             // hyper treats the connection as busy as long as the body exists.
             drop(body);
-            if reusable {
+            if let WorkerLink::Own(link) = link
+                && reusable
+            {
                 endpoint.put(link);
             }
         }
@@ -83,7 +85,7 @@ impl AnswerSource {
 /// Rest of a response and its connection.
 #[derive(Debug)]
 pub(crate) struct HttpSource {
-    link: Box<WorkerConnection>,
+    link: WorkerLink,
     body: Incoming,
     endpoint: Arc<Endpoint>,
     /// `true` if both sides agree on where the next response begins.
@@ -92,7 +94,7 @@ pub(crate) struct HttpSource {
 
 impl HttpSource {
     pub(crate) const fn new(
-        link: Box<WorkerConnection>,
+        link: WorkerLink,
         body: Incoming,
         endpoint: Arc<Endpoint>,
         reusable: bool,

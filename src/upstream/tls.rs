@@ -7,6 +7,10 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::{ClientConfig, RootCertStore};
 
+/// Names of the protocols in a TLS handshake (ALPN).
+pub(crate) const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
+
 /// Error of [`client_config`].
 #[derive(Debug, thiserror::Error)]
 pub enum TlsClientError {
@@ -50,7 +54,7 @@ pub fn client_config(
         .map_err(TlsClientError::Setup)?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP1.to_vec()];
     Ok(Arc::new(config))
 }
 
@@ -62,4 +66,11 @@ pub fn client_config(
 pub fn authorities_in(file: &Path) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
     let found: Vec<_> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect)?;
     if found.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(found) }
+}
+
+/// Returns the same TLS client, which prefers HTTP/2 to HTTP/1.1. Both share their sessions.
+pub(crate) fn offering_http2(config: &Arc<ClientConfig>) -> Arc<ClientConfig> {
+    let mut config = ClientConfig::clone(config);
+    config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+    Arc::new(config)
 }

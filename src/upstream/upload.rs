@@ -13,9 +13,11 @@ use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::headers;
+use crate::refusal::Refusal;
 use crate::request::{Payload, PayloadError};
 
 /// State of a streamed request body.
@@ -26,12 +28,19 @@ pub(crate) struct Upload(Arc<UploadState>);
 struct UploadState {
     owed: AtomicBool,
     without_trailers: AtomicBool,
+    /// Why the body failed: over HTTP/2 the error of the exchange does not tell.
+    fault: Mutex<Option<Refusal>>,
 }
 
 impl Upload {
     /// Returns `true` if the client owes the next part of its body.
     pub(crate) fn is_owed(&self) -> bool {
         self.0.owed.load(Ordering::Relaxed)
+    }
+
+    /// Returns why the body failed, if it did.
+    pub(crate) fn fault(&self) -> Option<Refusal> {
+        self.0.fault.lock().clone()
     }
 
     /// Sends no trailers of the body.
@@ -72,6 +81,9 @@ impl Body for Followed {
         this.upload.0.owed.store(frame.is_pending(), Ordering::Relaxed);
         frame.map(|frame| {
             let mut frame = frame?;
+            if let Err(fault) = &frame {
+                *this.upload.0.fault.lock() = Some(fault.refusal());
+            }
             if let Ok(frame) = &mut frame
                 && let Some(fields) = frame.trailers_mut()
             {

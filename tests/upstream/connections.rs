@@ -1,14 +1,20 @@
 //! Connections: reused, found dead, refused, encrypted.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Response;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::server::TlsStream;
+use traffic_dam::fleet::provider::ProviderLimits;
+use traffic_dam::fleet::spec::{Http2Mode, WorkerSpec};
 use traffic_dam::refusal::Reason;
 use traffic_dam::upstream::tls::client_config;
 use traffic_dam::upstream::{UpstreamSettings, UpstreamTimeouts};
@@ -101,6 +107,21 @@ async fn many_at_once_share_no_connection() {
 
 /// Starts a worker with a certificate of its own authority; returns its port and the authority.
 async fn secure() -> (u16, CertificateDer<'static>) {
+    secure_with(&[], |mut tls| async move {
+        let mut unread = [0; 4096];
+        while tls.read(&mut unread).await.unwrap_or(0) > 0 {
+            tls.write_all(answer(200, "secret").as_bytes()).await.unwrap();
+        }
+    })
+    .await
+}
+
+/// The same with these protocols in the TLS handshake, and `act` for each connection.
+async fn secure_with<F, Fut>(protocols: &[&[u8]], act: F) -> (u16, CertificateDer<'static>)
+where
+    F: Fn(TlsStream<TcpStream>) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
     let authority = rcgen::CertifiedIssuer::self_signed(
         {
             let mut params = rcgen::CertificateParams::default();
@@ -114,7 +135,7 @@ async fn secure() -> (u16, CertificateDer<'static>) {
     let params = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
     let certificate = params.signed_by(&key, &authority).unwrap();
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
@@ -123,17 +144,16 @@ async fn secure() -> (u16, CertificateDer<'static>) {
             PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
         )
         .unwrap();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
+            let (acceptor, act) = (acceptor.clone(), act.clone());
             tokio::spawn(async move {
-                let Ok(mut tls) = acceptor.accept(tcp).await else { return };
-                let mut unread = [0; 4096];
-                while tls.read(&mut unread).await.unwrap_or(0) > 0 {
-                    tls.write_all(answer(200, "secret").as_bytes()).await.unwrap();
+                if let Ok(tls) = acceptor.accept(tcp).await {
+                    act(tls).await;
                 }
             });
         }
@@ -164,6 +184,67 @@ async fn an_https_worker_must_prove_who_it_is() {
         assert_eq!(refusal.reason, Reason::UpstreamUnreachable);
         let shown = refusal.message.contains("localhost") || refusal.message.contains("127.0.0.1");
         assert!(!shown, "{}", refusal.message);
+    }
+}
+
+/// Serves HTTP/2, or HTTP/1.1 if the client chose that, and counts connections and requests.
+async fn either(offered: &[&[u8]]) -> (u16, CertificateDer<'static>, Arc<[AtomicUsize; 2]>) {
+    let counts: Arc<[AtomicUsize; 2]> = Arc::default();
+    let counting = Arc::clone(&counts);
+    let (port, authority) = secure_with(offered, move |mut tls| {
+        let counts = Arc::clone(&counting);
+        async move {
+            counts[0].fetch_add(1, Ordering::SeqCst);
+            if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
+                let mut unread = [0; 4096];
+                while tls.read(&mut unread).await.unwrap_or(0) > 0 {
+                    counts[1].fetch_add(1, Ordering::SeqCst);
+                    tls.write_all(answer(200, "one").as_bytes()).await.unwrap();
+                }
+                return;
+            }
+            let mut connection = h2::server::handshake(tls).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                counts[1].fetch_add(1, Ordering::SeqCst);
+                let mut stream = respond.send_response(Response::new(()), false).unwrap();
+                stream.send_data(Bytes::from_static(b"two"), true).unwrap();
+            }
+        }
+    })
+    .await;
+    (port, authority, counts)
+}
+
+#[tokio::test]
+async fn https_workers_are_asked_over_http2_if_they_choose_it_and_if_that_is_set() {
+    let external = Some(ProviderLimits::default());
+    for (offered, http2, everywhere, external, said) in [
+        (&[&b"h2"[..], b"http/1.1"][..], Some(Http2Mode::Auto), None, None, "two"),
+        (&[b"h2", b"http/1.1"], None, Some(Http2Mode::Auto), None, "two"),
+        (&[b"h2", b"http/1.1"], None, Some(Http2Mode::PriorKnowledge), None, "two"),
+        (&[b"h2", b"http/1.1"], Some(Http2Mode::Off), Some(Http2Mode::Auto), None, "one"),
+        (&[b"h2", b"http/1.1"], None, None, None, "one"),
+        (&[b"h2", b"http/1.1"], None, None, external, "two"),
+        (&[b"h2", b"http/1.1"], None, Some(Http2Mode::Off), external, "one"),
+        (&[b"http/1.1"], Some(Http2Mode::Auto), None, None, "one"),
+        (&[], Some(Http2Mode::Auto), None, None, "one"),
+    ] {
+        let (port, authority, counts) = either(offered).await;
+        let settings = UpstreamSettings {
+            tls: Some(client_config([authority]).unwrap()),
+            http2: everywhere,
+            ..UpstreamSettings::default()
+        };
+        let spec = WorkerSpec { http2, external, ..spec("w1", &format!("https://localhost:{port}")) };
+        let dam = Dam::new(vec![spec], settings);
+        for _ in 0..5 {
+            assert_eq!(text(dam.send("w1", chat(false, true)).await.unwrap()).await, said, "{offered:?}");
+        }
+        assert_eq!(
+            counts.each_ref().map(|count| count.load(Ordering::SeqCst)),
+            [1, 5],
+            "{offered:?} {http2:?}"
+        );
     }
 }
 

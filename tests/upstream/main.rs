@@ -6,6 +6,7 @@ mod connections;
 mod early;
 mod endings;
 mod fields;
+mod http2;
 mod passing;
 mod retries;
 mod reuse;

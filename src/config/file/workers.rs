@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::syntax::{
     AllowedHost, Field, FilePath, Glob, Id, Millis, Pointer, Rate, Secret, Text, WorkerUrl,
 };
+use crate::fleet::spec::Http2Mode;
 use crate::shed::EjectionSettings;
 
 /// The LLM workers, and how the gateway talks to them.
@@ -39,6 +40,9 @@ pub struct Workers {
     pub retry: Retry,
     /// Exclusion of workers that fail requests which other workers can serve.
     pub ejection: Ejection,
+    /// Whether requests go to workers over HTTP/2, many on one connection. Worker entries override it.
+    #[schemars(extend("x-default" = "auto for external workers, otherwise off"))]
+    pub http2: Option<Http2Name>,
     /// File with additional certificate authorities, PEM, for workers behind `https`.
     pub ca: Option<Text<FilePath>>,
 }
@@ -55,6 +59,7 @@ impl Default for Workers {
             timeouts: TimeoutsSection::default(),
             retry: Retry::default(),
             ejection: Ejection::default(),
+            http2: None,
             ca: None,
         }
     }
@@ -119,6 +124,31 @@ pub struct WorkerSection {
     /// `Retry-After`, `x-ratelimit-*`, `anthropic-ratelimit-*`) can lower them further for a time.
     #[schemars(extend("x-default" = "none"))]
     pub provider: Option<ProviderSection>,
+    /// Whether requests go to this worker over HTTP/2.
+    #[schemars(extend("x-default" = "`workers.http2`"))]
+    pub http2: Option<Http2Name>,
+}
+
+/// Whether requests go to a worker over HTTP/2.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Http2Name {
+    /// if its URL is `https` and it chooses HTTP/2 in the TLS handshake (ALPN)
+    Auto,
+    /// never
+    Off,
+    /// as `auto`, and without TLS always: the worker must accept HTTP/2 without negotiation (h2c)
+    PriorKnowledge,
+}
+
+impl From<Http2Name> for Http2Mode {
+    fn from(name: Http2Name) -> Self {
+        match name {
+            Http2Name::Auto => Self::Auto,
+            Http2Name::Off => Self::Off,
+            Http2Name::PriorKnowledge => Self::PriorKnowledge,
+        }
+    }
 }
 
 /// Limits of a paid API. At least one of them.

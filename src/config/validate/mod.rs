@@ -85,6 +85,7 @@ pub(super) fn validate(
         sticky: workers::sticky(&file.workers.sticky),
         timeouts: workers::timeouts(&file.workers.timeouts, &root.key("workers").key("timeouts"), report),
         retry: workers::retry(&file.workers.retry),
+        http2: file.workers.http2.map(Into::into),
         worker_ca: file
             .workers
             .ca

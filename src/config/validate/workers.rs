@@ -62,6 +62,7 @@ pub(super) fn validate(
             colour: worker.colour.0.0.clone(),
             headers: headers(&worker.headers, &at.key("headers"), report),
             external: external::limits(worker, &at, report),
+            http2: worker.http2.map(Into::into),
         });
     }
     pools(workers, &at, report);

@@ -27,4 +27,17 @@ pub struct WorkerSpec {
     pub headers: HeaderMap,
     /// Limits of its provider, if it is external: it belongs to somebody else, such as a paid API.
     pub external: Option<ProviderLimits>,
+    /// Whether requests go to it over HTTP/2; `None` for the default.
+    pub http2: Option<Http2Mode>,
+}
+
+/// Whether requests go to a worker over HTTP/2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Http2Mode {
+    /// If the worker chooses it in the TLS handshake.
+    Auto,
+    /// Never.
+    Off,
+    /// Always; with TLS, unless the worker chooses HTTP/1.1.
+    PriorKnowledge,
 }

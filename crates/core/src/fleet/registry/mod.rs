@@ -399,6 +399,7 @@ impl WorkerRegistry {
             colour,
             headers: HeaderMap::new(),
             external: None,
+            http2: None,
         }
     }
 

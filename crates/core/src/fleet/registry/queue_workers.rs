@@ -69,6 +69,7 @@ pub(super) fn specs<'a>(
                 colour,
                 headers: HeaderMap::new(),
                 external: None,
+                http2: None,
             });
     }
     sides.into_values().collect()

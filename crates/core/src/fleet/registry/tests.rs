@@ -17,6 +17,7 @@ fn fixed(id: &str, url: &str) -> WorkerSpec {
         colour: "blue".into(),
         headers: HeaderMap::new(),
         external: None,
+        http2: None,
     }
 }
 

@@ -1,0 +1,93 @@
+//! Finds a connection for a request, or opens one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::connect::{ConnectError, NewConnection, connect, within};
+use super::deadline::Deadline;
+use super::endpoints::Endpoint;
+use super::link::WorkerLink;
+use super::settings::UpstreamSettings;
+use crate::clock::{Clock, Nanos};
+use crate::fleet::spec::Http2Mode;
+
+/// What decides about the connection of one request.
+pub(crate) struct Linker<'a> {
+    pub(crate) clock: &'a Clock,
+    pub(crate) settings: &'a UpstreamSettings,
+    /// Longest time for a connection.
+    pub(crate) wait: Duration,
+    /// Timeout of the whole request, and its end.
+    pub(crate) total: (Duration, Nanos),
+    /// `true` if the request asks for a protocol upgrade, which HTTP/2 does not have.
+    pub(crate) upgrade: bool,
+}
+
+impl Linker<'_> {
+    /// Returns a connection to the worker, and whether it was used before: a stream of a shared one,
+    /// an idle one if `reuse`, or a new one.
+    ///
+    /// # Errors
+    /// If no connection can be made in time.
+    pub(crate) async fn link(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        reuse: bool,
+    ) -> Result<(WorkerLink, bool), ConnectError> {
+        let http2 = self.mode(endpoint);
+        if http2 != Http2Mode::Off
+            && let Some(stream) = endpoint.shared().stream(self.clock.now())
+        {
+            return Ok((WorkerLink::Shared(stream), true));
+        }
+        if let Some(link) = reuse.then(|| endpoint.take()).flatten() {
+            return Ok((WorkerLink::Own(link), true));
+        }
+        let deadline = Deadline { since: self.clock.now(), wait: self.wait, total: self.total };
+        within(deadline, self.clock, self.open(endpoint, http2)).await
+    }
+
+    /// Opens a connection, or waits for one that another request opens.
+    async fn open(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        http2: Http2Mode,
+    ) -> Result<(WorkerLink, bool), ConnectError> {
+        let pool = (http2 != Http2Mode::Off).then(|| endpoint.shared());
+        let _turn = match pool {
+            Some(pool) => {
+                let turn = pool.turn().await;
+                if let Some(stream) = pool.stream(self.clock.now()) {
+                    return Ok((WorkerLink::Shared(stream), true));
+                }
+                if !pool.has_room(self.clock.now()) {
+                    return Err(ConnectError::NoStream);
+                }
+                turn
+            }
+            None => None,
+        };
+        match connect(&endpoint.target, self.settings.tls.as_ref(), http2, self.wait, self.clock).await? {
+            NewConnection::Shared(connection) => {
+                let stream = endpoint.share(connection).ok_or(ConnectError::NoStream)?;
+                Ok((WorkerLink::Shared(stream), false))
+            }
+            NewConnection::Own(link) => {
+                if let Some(pool) = pool {
+                    pool.chose_http1();
+                }
+                Ok((WorkerLink::Own(link), false))
+            }
+        }
+    }
+
+    /// Returns whether the request may go to the worker over HTTP/2.
+    fn mode(&self, endpoint: &Endpoint) -> Http2Mode {
+        let default = if endpoint.quota().is_some() { Http2Mode::Auto } else { Http2Mode::Off };
+        match endpoint.spec().http2.or(self.settings.http2).unwrap_or(default) {
+            _ if self.upgrade => Http2Mode::Off,
+            Http2Mode::Auto if endpoint.target.tls.is_none() => Http2Mode::Off,
+            mode => mode,
+        }
+    }
+}
