@@ -626,6 +626,10 @@ impl<'a> Forward<'a> {
                         return Err(fault);
                     }
                 },
+                // The client's body failed, which ends its stream and no connection.
+                (None, _) if self.upload.as_ref().is_some_and(|upload| upload.fault().is_some()) => {
+                    return Err(fault);
+                }
                 (None, _) if reused && self.ended_idle(&fault, &link, sent) => {
                     // The worker closed the idle connection while the request was being written.
                     link.retire();

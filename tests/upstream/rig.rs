@@ -240,7 +240,8 @@ impl Dam {
     /// Returns a permit for the worker `id`, or for another one if that is ejected. Permits for
     /// others are held until it comes: the gate picks the least loaded worker.
     pub(crate) fn permit(&self, id: &str) -> Permit {
-        let ask = PermitRequest::of(&Caller::new("ip:192.0.2.1"), &RequestCost::path());
+        let caller = Caller { external: true, ..Caller::new("ip:192.0.2.1") };
+        let ask = PermitRequest::of(&caller, &RequestCost::path());
         let mut others = Vec::new();
         loop {
             match self.fleet.route(None).unwrap().gate.ask(ask.clone()) {

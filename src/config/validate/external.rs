@@ -1,6 +1,7 @@
 //! Checks external workers.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::config::file::WorkerSection;
 use crate::config::source::{ErrorCollector, SettingPath};
@@ -19,10 +20,16 @@ pub(super) fn limits(
     let Some(provider) = &worker.provider else {
         return worker.external.then(ProviderLimits::default);
     };
-    if provider.requests.is_none() && provider.tokens.is_none() {
+    let none = provider.requests.is_none() && provider.tokens.is_none();
+    if none && report.is_known(&at.key("provider")) {
         let problem = "must have `requests` or `tokens`, such as `500/m`; for a worker without a known limit \
              write `external: true` instead";
         report.fault(&at.key("provider"), problem);
+    }
+    if none {
+        // The result is discarded, so any bound will do.
+        let one = Quota { limit: 1, period: Duration::from_secs(1), burst: 1 };
+        return Some(ProviderLimits { requests: Some(one), tokens: None });
     }
     let quota = |rate: &Rate| Quota { limit: rate.limit, period: rate.period, burst: rate.limit };
     Some(ProviderLimits {
