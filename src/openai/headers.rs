@@ -32,7 +32,7 @@ const TOKENS: [HeaderName; 3] = [
 ];
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// A 429 with a longer wait tells OpenAI's clients not to retry; a 503 never has a longer one.
+/// A longer wait tells OpenAI's clients not to retry; a forecast is never longer.
 const LONG_WAIT: Duration = Duration::from_secs(60);
 /// Wait of a 429 or 503 if unknown: the least that the header can express.
 const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ const GREATEST: u64 = 999_999_999_999_999;
 /// status of the rules. The statuses are OpenAI's; another dialect may have its own for them.
 ///
 /// The wait is rounded up, so a client that follows it is never early. Only the wait of a 502 or
-/// 503, a forecast, is cut to one minute. `wall` tells the time of day.
+/// 503 is cut to one minute, if it is a forecast. `wall` tells the time of day.
 pub fn refused(
     headers: &mut HeaderMap,
     refusal: &Refusal,
@@ -53,12 +53,8 @@ pub fn refused(
     headers.insert(REASON, HeaderValue::from_static(refusal.reason.as_str()));
     let wait = refusal.retry_after.unwrap_or_else(|| with_jitter(UNKNOWN_WAIT));
     match refusal.reason.status() {
-        StatusCode::TOO_MANY_REQUESTS => {
-            retry_after(headers, wait);
-            if wait > LONG_WAIT {
-                headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
-            }
-        }
+        StatusCode::TOO_MANY_REQUESTS => may_be_long(headers, wait),
+        StatusCode::SERVICE_UNAVAILABLE if refusal.wait_is_exact => may_be_long(headers, wait),
         StatusCode::SERVICE_UNAVAILABLE => retry_after(headers, wait.min(LONG_WAIT)),
         StatusCode::BAD_GATEWAY if refusal.retry_after.is_some() => retry_after(headers, wait.min(LONG_WAIT)),
         _ => {}
@@ -68,6 +64,14 @@ pub fn refused(
         headers.insert(header::ALLOW, allow);
     }
     dialect.quota_headers(headers, &refusal.standings, wall);
+}
+
+/// Writes a wait that is no forecast.
+fn may_be_long(headers: &mut HeaderMap, wait: Duration) {
+    retry_after(headers, wait);
+    if wait > LONG_WAIT {
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
 }
 
 fn retry_after(headers: &mut HeaderMap, wait: Duration) {
@@ -253,6 +257,14 @@ mod tests {
                 assert_eq!(told[..2], pairs([("retry-after", "60"), ("retry-after-ms", "60000")]));
             }
         }
+        let exact = Refusal::new(Reason::Overloaded, "").with_exact_retry_after(Duration::from_secs(540));
+        let expected = [
+            ("retry-after", "540"),
+            ("retry-after-ms", "540000"),
+            ("x-should-retry", "false"),
+            ("x-traffic-dam-reason", "overloaded"),
+        ];
+        assert_eq!(tell(&exact), pairs(expected), "unless it is no forecast");
         let unknown = tell(&Refusal::new(Reason::NoWorker, ""));
         let millis: u64 = unknown[1].1.parse().unwrap();
         assert_eq!((&*unknown[1].0, (1000..=1500).contains(&millis)), ("retry-after-ms", true));

@@ -228,7 +228,7 @@ impl AttemptError {
                 let message = format!("The provider of worker {worker} has no quota left for now.");
                 let wait = wait.unwrap_or(FULL);
                 let retry = wait + (wait / 10).max(FULL).mul_f64(fastrand::f64());
-                Refusal::new(Reason::Overloaded, message).with_retry_after(retry)
+                Refusal::new(Reason::Overloaded, message).with_exact_retry_after(retry)
             }
             Self::Rejected(status) => {
                 let message = format!(

@@ -216,6 +216,9 @@ pub struct Refusal {
     pub param: Option<Cow<'static, str>>,
     /// Time until the same request would be served; `None` if waiting does not help.
     pub retry_after: Option<Duration>,
+    /// `true` if somebody set that time, such as the provider of a paid API; otherwise the time of a
+    /// 503 is a forecast, of which clients are told at most a minute.
+    pub wait_is_exact: bool,
     /// Quota status of the rules, if a rule refused.
     pub standings: Vec<QuotaStatus>,
     /// The methods that the path accepts, if it does not accept that of the request.
@@ -231,6 +234,7 @@ impl Refusal {
             message: message.into(),
             param: None,
             retry_after: None,
+            wait_is_exact: false,
             standings: Vec::new(),
             allow: None,
         }
@@ -255,6 +259,12 @@ impl Refusal {
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
+    }
+
+    /// Sets the time after which the client should retry, which is no forecast.
+    #[must_use]
+    pub fn with_exact_retry_after(self, wait: Duration) -> Self {
+        Self { wait_is_exact: true, ..self.with_retry_after(wait) }
     }
 
     /// Sets the quota status of the rules.

@@ -50,7 +50,7 @@ pub(super) fn no_queue(full: Fullness<'_>, retry: Duration) -> Refusal {
 pub(super) fn no_quota(pool: &str, retry: Duration) -> Refusal {
     let message =
         format!("The provider's limit for pool `{pool}` is used up for now; retry in {}.", human(retry));
-    Refusal::new(Reason::Overloaded, message).with_retry_after(retry)
+    Refusal::new(Reason::Overloaded, message).with_exact_retry_after(retry)
 }
 
 pub(super) fn queue_full(full: Fullness<'_>, waiting: usize, bytes: u64, retry: Duration) -> Refusal {
