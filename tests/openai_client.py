@@ -121,7 +121,7 @@ def check_a_wait_of_an_hour_is_one_call():
 
 def check_overload_is_a_503_that_says_when():
     streams = [
-        client().chat.completions.create(model="sim", messages=ASK, max_tokens=200, stream=True, extra_body={"min_tokens": 200})
+        client().chat.completions.create(model="sim", messages=ASK, max_tokens=200, stream=True, extra_body={"ignore_eos": True})
         for _ in range(SLOTS)
     ]
     refused = refusal_of(
@@ -148,7 +148,9 @@ def check_a_path_that_is_not_let_through():
 
 
 def check_hanging_up_frees_the_worker():
-    stream = client().chat.completions.create(model="sim", messages=ASK, max_tokens=250, stream=True)
+    stream = client().chat.completions.create(
+        model="sim", messages=ASK, max_tokens=250, stream=True, extra_body={"ignore_eos": True}
+    )
     for _, _chunk in zip(range(3), stream):
         pass
     assert running_on_the_worker() == 1

@@ -22,7 +22,7 @@ import time
 import redis.asyncio as redis
 
 INTERVAL = 0.3
-PATIENCE = 30
+PATIENCE = 90
 KEY = "the-key-of-this-test"
 store = redis.from_url(os.environ["DAM_REDIS_URL"], decode_responses=True)
 command = sys.argv[sys.argv.index("--") + 1 :]

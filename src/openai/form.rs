@@ -76,10 +76,10 @@ pub fn boundary(content_type: &str) -> Result<Option<String>, FormError> {
         return Ok(None);
     }
     let named = parameters.filter_map(|parameter| parameter.split_once('='));
-    let boundary = named
+    let mut boundary = named
         .filter(|(name, _)| name.trim().eq_ignore_ascii_case("boundary"))
         .map(|(_, value)| value.trim().trim_matches('"').to_owned());
-    match boundary.last().filter(|boundary| (1..=MAX_BOUNDARY).contains(&boundary.len())) {
+    match boundary.next_back().filter(|boundary| (1..=MAX_BOUNDARY).contains(&boundary.len())) {
         Some(boundary) => Ok(Some(boundary)),
         None => Err(FormError::NoBoundary),
     }
