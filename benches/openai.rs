@@ -138,7 +138,7 @@ fn answer_headers(c: &mut Criterion) {
             b.iter_batched_ref(
                 http::HeaderMap::new,
                 |headers| {
-                    dialect.quota_headers(headers, black_box(&standings), std::time::SystemTime::now);
+                    dialect.quota_headers(headers, black_box(&standings), || std::time::UNIX_EPOCH);
                     headers::server_timing(headers, second / 1000, second / 2000);
                 },
                 BatchSize::SmallInput,

@@ -205,7 +205,7 @@ async fn in_a_mixed_pool_an_external_worker_gets_only_what_no_other_has_room_for
 #[tokio::test]
 async fn what_a_provider_refuses_is_served_elsewhere_and_nothing_is_sent_there_for_as_long_as_it_asks() {
     let busy = answer(429, "retry-after: 7\r\n", "{\"error\":\"slow down\"}");
-    let (one, two) = (Api::start(&[busy.clone()]).await, Api::start(&[served()]).await);
+    let (one, two) = (Api::start(std::slice::from_ref(&busy)).await, Api::start(&[served()]).await);
     let dam = Dam::start(&settings(&[one.entry("one", LIMITS), two.entry("two", LIMITS)]));
     for _ in 0..40 {
         let answer = ask(&dam, "rich-key", "remote", &[]).await;
