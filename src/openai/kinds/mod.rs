@@ -3,7 +3,7 @@
 //! A row says on which paths a kind is called, which members of its body are prompt, how its answer
 //! begins, in which API's words it is refused, and whether it takes a permit. All layers read it
 //! here. A new kind is a file with its `ROW`, its line in [`TABLE`], and its name in
-//! [`Kind`](crate::request::Kind).
+//! [`Kind`].
 //!
 //! Usage needs no column: the observers in [`tap`](super::tap) read all formats in use. Each file
 //! says where its kind reports it, and its tests show that it is found.
