@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test balancers fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes k6 bench bench-proxy observe-cost overload failover heartbeats redis-away fuzz deny demo llama-cpp image image-short compose packages release-dry-run
+.PHONY: help test balancers fmt lint unit client fleet queue-workers queue-load queue-load-short queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes k6 bench bench-proxy observe-cost overload failover heartbeats redis-away fuzz deny demo llama-cpp image image-short compose packages release-dry-run
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -10,7 +10,7 @@ help: ## this list
 demo: ## the gateway, a simulated worker and the admin page, in one process
 	cargo run --release --locked -- demo
 
-PARTS := lint unit client fleet page queue-workers chaos-short smoke-short load-short monitoring
+PARTS := lint unit client fleet page queue-workers queue-load-short chaos-short smoke-short load-short monitoring
 
 # One after the other, cheapest first, whatever -j says. One that fails does not keep the others from being seen.
 test: ## everything that must pass: formatting, lints, docs, tests, the real OpenAI and Anthropic clients, a FastAPI worker, the page in a browser, the queue under fire, short runs of k6
@@ -43,6 +43,12 @@ page: ## the live page in Chromium; SCREENSHOTS=docs/page keeps pictures of it
 
 queue-workers: ## both workers put through the queue's protocol
 	scripts/queue-workers
+
+queue-load: ## a queue under load: two builds without a setting, a rolling update, 200 conversations of which a worker is killed; 3 minutes
+	scripts/queue-load
+
+queue-load-short:
+	SHORT=1 scripts/queue-load --debug
 
 queue-figures: ## what a queue costs beside HTTP: first tokens, commands to Redis, CPU of 1000 streams; some 2 minutes
 	scripts/queue-figures

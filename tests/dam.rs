@@ -53,12 +53,16 @@ mod hostile;
 mod known;
 #[path = "dam/later.rs"]
 mod later;
+#[path = "dam/left.rs"]
+mod left;
 #[path = "dam/log.rs"]
 mod log;
 #[path = "dam/messages.rs"]
 mod messages;
 #[path = "dam/models.rs"]
 mod models;
+#[path = "dam/once.rs"]
+mod once;
 #[path = "dam/overflow.rs"]
 mod overflow;
 #[path = "dam/paused.rs"]

@@ -364,6 +364,13 @@ async def refuses_jobs_of_another_colour(pool):
         await store.hset(job.hash, "colour", "blue")
         await job.ends("done")
         assert await job.get("runs") == f"{worker.name}/blue"
+        # Only the entry of a job that has just become startable names a colour.
+        bare = Job(pool, 3)
+        bare.fields["colour"] = ""
+        await store.hset(bare.hash, mapping=bare.fields)
+        bare.entry = await store.xadd(bare.queue, {"job": bare.id, "colour": "green"})
+        await (await Job(pool, 3).put()).ends("done")
+        assert await bare.get("state") == "queued" and not await bare.get("runs")
     other = Job(pool, 3)
     await store.hset(other.hash, mapping=other.fields)
     other.entry = await store.xadd(other.queue, {"job": other.id, "colour": "green"})

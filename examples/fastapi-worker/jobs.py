@@ -112,24 +112,27 @@ class Drainer:
                         if free > len(entries):
                             args = [self.worker, int(1000 * unheard), free - len(entries), side]
                             found = await self.claim(keys=[stream], args=args)
-                            entries += [(stream, *given) for given in zip(*[iter(found)] * 3)]
+                            entries += [(stream, at, {b"job": job}, n) for at, job, n in zip(*[iter(found)] * 3)]
                 else:
                     new = dict.fromkeys(self.sides, ">")
                     own = {next(iter(new)): ">"}
                     found = await self.reading.xreadgroup("workers", self.worker, own, count=1)
                     found = found or await self.reading.xreadgroup("workers", self.worker, new, count=1, block=1000)
-                    entries = [(s.decode(), entry, of.get(b"job", b""), 1) for s, new in found for entry, of in new]
+                    entries = [(s.decode(), entry, of, 1) for s, new in found for entry, of in new]
             except redis.RedisError as fault:  # Redis is down, or has lost the stream
                 logging.warning("the queue cannot be read: %s", fault)
                 joined = False
                 await asyncio.sleep(AGAIN)
                 continue
-            for stream, entry, job, given in entries:
-                key = stream, entry
+            for stream, entry, fields, given in entries:
+                key, side = (stream, entry), self.sides[stream]
                 if key not in self.runs:  # a process that was stopped may claim its own entries
                     run = self.runs[key] = Run()
-                    run.job, run.given = job, given
+                    run.job, run.given = fields.get(b"job", b""), given
                     if len(self.runs) > self.slots:  # one of another stream came with it
+                        run.verdict = HAND_BACK
+                    if (colour := fields.get(b"colour", b"").decode()) not in ("", side):
+                        logging.warning("handed back a job of the colour %s: this worker takes those of %s", colour, side)
                         run.verdict = HAND_BACK
                     task = asyncio.create_task(self.work(key, run))
                     self.tasks.add(task)

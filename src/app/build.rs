@@ -1,6 +1,7 @@
 //! Builds the parts of the gateway from settings.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
@@ -20,7 +21,7 @@ use crate::layers::cost::{CostSettings, SessionSource};
 use crate::layers::explain::ExplainLayer;
 use crate::layers::identify::{CallerSettings, ConfiguredKey, IdentitySource, KnownCallers};
 use crate::layers::intake::IntakeBounds;
-use crate::layers::jobs::JobsSettings;
+use crate::layers::jobs::{JobHandling, JobsSettings};
 use crate::layers::jwt::Tokens;
 use crate::layers::limit::{LimitLayer, RuleCounting, RuleMetrics};
 use crate::layers::maintenance::MaintenanceSwitch;
@@ -58,9 +59,9 @@ pub(super) struct SurvivingState {
     pub(super) upstream: Upstream,
     pub(super) stored_callers: Option<Arc<StoredCallers>>,
     pub(super) responses: Arc<ResponseHomes>,
-    pub(super) jobs: Option<JobQueue>,
-    /// `true` if only requests without room become jobs. Set at start; reloads do not change it.
-    pub(super) only_overflow: bool,
+    /// The store of jobs and answers, and which requests become jobs. Set at start; reloads do not
+    /// change it.
+    pub(super) jobs: Option<(JobQueue, JobHandling)>,
     pub(super) spans: Option<Arc<Spans>>,
 }
 
@@ -177,7 +178,6 @@ pub(super) fn stack(
         stored_callers,
         responses,
         jobs,
-        only_overflow,
         spans,
     } = state;
     let rule_metrics = Arc::new(RuleMetrics::new(Arc::clone(metrics), counting.rules()));
@@ -238,12 +238,14 @@ pub(super) fn stack(
             clock.clone(),
         )),
         responses: Arc::clone(responses),
-        jobs: jobs.as_ref().map(|jobs| {
+        jobs: jobs.as_ref().map(|(jobs, handling)| {
             Arc::new(JobsSettings {
                 jobs: jobs.clone(),
                 fleet: Arc::clone(fleet),
                 key: settings.redis_key.clone(),
-                only_overflow: *only_overflow,
+                handling: *handling,
+                buffers: Arc::clone(buffers),
+                longest: longest(settings),
                 turn_wait: settings.gate.queue_wait,
             })
         }),
@@ -253,6 +255,12 @@ pub(super) fn stack(
         clock: clock.clone(),
     };
     Ok(crate::stack::stack(&parts))
+}
+
+/// Returns the longest time that a request may wait and be answered.
+fn longest(settings: &Settings) -> Duration {
+    let total = settings.routes.iter().map(|route| route.timeouts.total).max().unwrap_or_default();
+    settings.gate.queue_wait + settings.timeouts.total.max(total) + Duration::from_secs(60)
 }
 
 /// Builds the explain layer. It accepts the admin port's tokens that allow reading.

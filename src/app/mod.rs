@@ -136,14 +136,11 @@ impl App {
             None => new_name(),
         };
         let fleet_sync = FleetSync::new(&settings, name.into(), clock.lag());
-        let upstream = Upstream::with_jobs(
-            Arc::clone(&fleet),
-            Arc::clone(&upstream_settings),
-            clock.clone(),
-            together.as_ref().and_then(|together| together.jobs.clone()),
-        )
-        .counting(&metrics);
         let jobs = together.as_ref().and_then(|together| together.jobs.clone());
+        let has_jobs = jobs.is_some();
+        let upstream =
+            Upstream::with_jobs(Arc::clone(&fleet), Arc::clone(&upstream_settings), clock.clone(), jobs)
+                .counting(&metrics);
         let stored = together.as_ref().map(RedisParts::responses);
         let chooses = settings.shared.jobs != JobMode::Workers;
         let responses = Arc::new(ResponseHomes::new(Arc::clone(&fleet), stored, chooses, clock.clone()));
@@ -159,9 +156,8 @@ impl App {
             upstream: upstream.clone(),
             stored_callers: together.as_ref().and_then(|together| together.callers.clone()),
             responses: Arc::clone(&responses),
-            paths: Arc::new(build::paths(&settings, jobs.is_some())?),
-            jobs,
-            only_overflow: together.as_ref().is_some_and(|together| together.overflow),
+            paths: Arc::new(build::paths(&settings, has_jobs)?),
+            jobs: together.as_ref().map(RedisParts::job_handling),
             spans: build::spans(&settings)?,
         };
         let rule_set = Arc::new(RuleSet::new(settings.rules.clone()));

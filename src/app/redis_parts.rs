@@ -5,13 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::Either;
 use parking_lot::Mutex;
 
 use super::StartError;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings::JobMode;
+use crate::layers::jobs::JobHandling;
 use crate::layers::limit::RuleCounting;
 use crate::limit::RuleSet;
 use crate::metrics::Metrics;
@@ -34,6 +34,8 @@ pub(super) struct RedisParts {
     pub(super) callers: Option<Arc<StoredCallers>>,
     /// Queue of requests that become jobs; `None` if no requests do.
     pub(super) jobs: Option<JobQueue>,
+    /// The same, or without jobs the store of answers to requests with an `Idempotency-Key`.
+    answers: JobQueue,
     /// `true` if only requests that would be refused become jobs.
     pub(super) overflow: bool,
     /// Signs and verifies records in Redis.
@@ -72,14 +74,8 @@ impl RedisParts {
         let sealing = Signing::from(settings.redis_key.clone());
         let callers = shared.callers.then(|| Arc::new(StoredCallers::new(link.clone(), sealing.clone())));
         let gateways = Gateways::new(settings.gateways);
-        let (jobs, serving) =
-            match jobs.then(|| JobQueue::new(link.clone(), Arc::clone(&gateways), sealing.clone())) {
-                Some((jobs, serving)) => (Some(jobs), Either::Left(serving)),
-                None => (None, Either::Right(std::future::ready(()))),
-            };
-        if let Some(jobs) = &jobs {
-            jobs.configure(settings.job_limits);
-        }
+        let (answers, serving) = JobQueue::new(link.clone(), Arc::clone(&gateways), sealing.clone(), jobs);
+        answers.configure(settings.job_limits);
         let (store, work) = Store::new(link, gateways, clock.clone());
         let work = async {
             tokio::join!(work, serving);
@@ -87,7 +83,8 @@ impl RedisParts {
         Ok(Some(Self {
             store,
             callers,
-            jobs,
+            jobs: jobs.then(|| answers.clone()),
+            answers,
             overflow: shared.jobs == JobMode::Overflow,
             sealing,
             rules: shared.rules,
@@ -100,6 +97,16 @@ impl RedisParts {
         StoredResponses::new(self.store.link().clone(), self.sealing.clone())
     }
 
+    /// Returns the store of jobs and answers, and which requests become jobs.
+    pub(super) fn job_handling(&self) -> (JobQueue, JobHandling) {
+        let handling = match (&self.jobs, self.overflow) {
+            (None, _) => JobHandling::None,
+            (Some(_), true) => JobHandling::Overflow,
+            (Some(_), false) => JobHandling::All,
+        };
+        (self.answers.clone(), handling)
+    }
+
     /// Replaces the signing key, and the credentials for the next connection.
     pub(super) fn retell(&self, settings: &mut Settings) {
         self.sealing.replace(settings.redis_key.clone());
@@ -108,9 +115,7 @@ impl RedisParts {
             // Both share one `Urls`, so the next reload compares with the credentials in use.
             settings.shared.redis.urls = urls.clone();
         }
-        if let Some(jobs) = &self.jobs {
-            jobs.configure(settings.job_limits);
-        }
+        self.answers.configure(settings.job_limits);
         if let Some(callers) = &self.callers {
             callers.look_again();
         }
@@ -131,9 +136,7 @@ impl RedisParts {
 
     /// Flushes job cleanups and settlements, each for at most 1 s, and deregisters this gateway.
     pub(super) async fn leave(&self) {
-        if let Some(jobs) = &self.jobs {
-            jobs.flush(LEAVE).await;
-        }
+        self.answers.flush(LEAVE).await;
         self.store.leave().await;
     }
 

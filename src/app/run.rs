@@ -311,8 +311,7 @@ impl App {
             upstream: inner.upstream.clone(),
             stored_callers: inner.together.as_ref().and_then(|together| together.callers.clone()),
             responses: Arc::clone(&inner.responses),
-            jobs: inner.together.as_ref().and_then(|together| together.jobs.clone()),
-            only_overflow: inner.together.as_ref().is_some_and(|together| together.overflow),
+            jobs: inner.together.as_ref().map(super::RedisParts::job_handling),
             spans,
         }
     }

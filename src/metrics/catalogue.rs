@@ -17,6 +17,7 @@ pub fn label_values(label: &str) -> Option<Vec<&'static str>> {
         "unit" => super::reading::UNITS.to_vec(),
         "direction" => super::DIRECTIONS.to_vec(),
         "kind" => super::reading::FACTOR_KINDS.to_vec(),
+        "use" => super::KeyUse::ALL.map(super::KeyUse::as_str).to_vec(),
         "moved" => super::redis::MOVED.to_vec(),
         "source" => super::reading::HIT_SOURCES.to_vec(),
         _ => return None,

@@ -24,7 +24,7 @@ pub use catalogue::label_values;
 pub use described::{Described, MetricKind};
 pub use label::LABEL_VALUES;
 pub use reading::{StateReading, WorkerReading};
-pub use redis::{JobEnd, RedisOp, RedisSeries};
+pub use redis::{JobEnd, KeyUse, RedisOp, RedisSeries};
 pub use sample::{Sample, TTFT_BUCKETS};
 pub use series::{InFlightSeries, PoolSeries, ProviderSeries, RouteSeries, RuleSeries};
 

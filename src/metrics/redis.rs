@@ -67,6 +67,53 @@ pub struct RedisSeries {
     side_changes: IntCounterVec,
     sides: Family<IntCounter>,
     session_turns: [IntCounter; MOVED.len()],
+    idempotency_keys: [IntCounter; KeyUse::ALL.len()],
+}
+
+/// What became of a request with an `Idempotency-Key`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyUse {
+    /// The first one with this key, or the first since another came to nothing.
+    First,
+    /// A repeat that got the stored answer, or the same job.
+    Repeated,
+    /// A repeat while the first one runs.
+    Running,
+    /// A repeat with another body.
+    Reused,
+    /// A repeat whose answer is no longer stored.
+    Expired,
+    /// Redis did not answer. Over HTTP it was served all the same.
+    Unchecked,
+    /// Its answer over HTTP was too long to be stored, or there was no room.
+    NotStored,
+}
+
+impl KeyUse {
+    /// All uses, for tables.
+    pub const ALL: [Self; 7] = [
+        Self::First,
+        Self::Repeated,
+        Self::Running,
+        Self::Reused,
+        Self::Expired,
+        Self::Unchecked,
+        Self::NotStored,
+    ];
+
+    /// Returns the value of the metric label `use`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Repeated => "repeated",
+            Self::Running => "running",
+            Self::Reused => "reused",
+            Self::Expired => "expired",
+            Self::Unchecked => "unchecked",
+            Self::NotStored => "not_stored",
+        }
+    }
 }
 
 /// Values of the label `moved`.
@@ -111,8 +158,14 @@ impl RedisSeries {
             "Answered turns of sessions after the first, in a queue; moved: answered by another worker than the turn before.",
             &["moved"],
         );
+        let keys = make.counters(
+            "idempotency_keys_total",
+            "Requests with an Idempotency-Key, by what they found; not_stored counts answers over HTTP that repeats cannot get.",
+            &["use"],
+        );
         Self {
             session_turns: MOVED.map(|moved| fixed(turns.get_metric_with_label_values(&[moved]))),
+            idempotency_keys: KeyUse::ALL.map(|with| fixed(keys.get_metric_with_label_values(&[with.as_str()]))),
             fallbacks: make
                 .counter("redis_fallback_total", "Requests whose rules were evaluated without Redis."),
             jobs_total: make.counters(
@@ -142,6 +195,13 @@ impl RedisSeries {
             JobEnd::ALL.map(|end| fixed(self.jobs_total.get_metric_with_label_values(&[pool, end.as_str()])))
         };
         if let Some(counter) = self.jobs.get(pool, make).get(end as usize) {
+            counter.inc();
+        }
+    }
+
+    /// Counts a request with an `Idempotency-Key`.
+    pub fn idempotency_key(&self, with: KeyUse) {
+        if let Some(counter) = self.idempotency_keys.get(with as usize) {
             counter.inc();
         }
     }

@@ -7,6 +7,7 @@ Run by scripts/chaos. DURATION in seconds, SEED and CALLERS may be in the enviro
 import asyncio
 import collections
 import contextlib
+import json
 import os
 import random
 import sys
@@ -44,6 +45,26 @@ async def switch(house):
     sys.exit("no gateway took the switch of colours within two minutes")
 
 
+def listed(port):
+    """Returns the workers that the page lists under a side, and the strangers that it names, with their pool's sides."""
+    with contextlib.suppress(OSError, ValueError):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/state", timeout=2) as answer:
+            pools = json.load(answer)["pools"]
+        sides = [(side["id"], member["id"]) for pool in pools for side in pool["workers"] for member in side.get("members", [])]
+        return {f"{side.rpartition('.')[2]}: {worker}" for side, worker in sides} | {
+            f"stranger: {stranger['worker']}" for pool in pools for stranger in pool.get("strangers", [])
+        }
+    return set()
+
+
+async def look(house, seen):
+    """Follows what the gateways show, without end."""
+    while True:
+        for _, admin in house.dams:
+            seen |= await asyncio.to_thread(listed, admin)
+        await asyncio.sleep(0.5)
+
+
 async def ready(records, house):
     """Waits until all workers send heartbeats and the gateways answer."""
     for _ in range(300):
@@ -62,7 +83,8 @@ async def main():
     with House() as house:
         records = Records(house.redis_url)
         await ready(records, house)
-        watching = asyncio.create_task(records.watch())
+        seen = set()
+        watching = [asyncio.create_task(records.watch()), asyncio.create_task(look(house, seen))]
         crowd = Crowd([at for at, _ in house.dams], dice)
         began = time.monotonic()
 
@@ -84,11 +106,16 @@ async def main():
             with contextlib.suppress(redis.RedisError, OSError):
                 settled = await records.settled()
         took = time.monotonic() - settling
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         added, states, runs, ran, withdrawn = await records.judge(crowd, told, switched)
         faults = records.faults + crowd.faults
         faults += [f"{name} ended without being killed" for name in house.fallen()]
+        expected = {f"{colour}: {colour}-{number}" for colour in ("blue", "green") for number in (1, 2, 3)}
+        expected |= {f"stranger: stranger-{colour}" for colour in ("blue", "green")}
+        faults += [f"the page never showed {name}" for name in sorted(expected - seen)]
+        faults += [f"the page showed {name}" for name in sorted(seen - expected)]
         if not states["done"]:
             faults.append("nothing was answered")
         if not settled:
@@ -101,7 +128,7 @@ async def main():
                 with open(process.log, errors="replace") as log:
                     print(f"--- {process.name}:", *log.readlines()[-8:], sep="\n", file=sys.stderr)
             sys.exit(f"{len(faults)} faults")
-        print("met        every accepted job ended once, on its own side, and no answer was wrong")
+        print("met        every accepted job ended once, on its own side, no answer was wrong, and the page named all who took jobs")
 
 
 def report(house, crowd, added, states, runs, ran, withdrawn, took):
@@ -109,7 +136,8 @@ def report(house, crowd, added, states, runs, ran, withdrawn, took):
     for process in house.processes:
         blows[f"{process.kind}s killed"] += process.deaths
         blows[f"{process.kind}s paused"] += process.pauses
-    blows = ", ".join(f"{count} {what.replace('rediss', 'times redis')}" for what, count in sorted(blows.items()))
+    told = [(what.replace("rediss", "times redis"), count) for what, count in sorted(blows.items()) if count]
+    blows = ", ".join(f"{count} {what}" for what, count in told)
     outcomes = ", ".join(f"{count} {what}" for what, count in crowd.outcomes.most_common())
     ended = ", ".join(f"{states[state]} {word}" for state, word in ENDS.items())
     print(f"struck     {blows}")

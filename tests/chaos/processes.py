@@ -53,7 +53,7 @@ class Process:
 
 
 class House:
-    """Redis, two gateways, and workers of two colours, a third of them in Python."""
+    """Redis, two gateways, workers of two colours, a third of them in Python, and two strangers in one process."""
 
     def __init__(self):
         self.folder = tempfile.TemporaryDirectory()
@@ -81,6 +81,8 @@ class House:
             said = {f"WORKER_{word}": value for word, value in said.items()} | {"WORKER_QUEUE": "1"}
             asgi = [f"{PYTHON}/uvicorn", "worker:app", "--app-dir", "examples/fastapi-worker", "--port", "0"]
             self.processes.append(self.process(name, "worker", [*asgi, "--log-level", "warning"], **said))
+        # Nobody kills it: it is there all the time.
+        self.processes.append(self.process("stranger", "stranger", [f"{PYTHON}/python", "tests/chaos/stranger.py"]))
 
     def process(self, name, kind, arguments, **environment):
         log = os.path.join(self.folder.name, f"{name}.log")

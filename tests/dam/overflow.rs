@@ -91,16 +91,6 @@ async fn what_has_no_room_is_answered_later_if_it_prefers_that() {
 }
 
 #[tokio::test]
-async fn an_idempotency_key_is_the_workers_business() {
-    let (_redis, _worker, dam) = stage().await;
-    for key in ["idempotency-key:".to_owned(), format!("idempotency-key: {}", "k".repeat(256))] {
-        assert_eq!(dam.ask(post("a", &[&key], PLAIN)).await.status, 200, "{key}");
-    }
-    let _occupied = occupy(&dam).await;
-    accepted(&dam, "a", &["idempotency-key:"], PLAIN).await;
-}
-
-#[tokio::test]
 async fn a_job_whose_gateway_died_is_run_by_another() {
     let (redis, worker, dam) = stage().await;
     let occupied = occupy(&dam).await;

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::syntax::{Millis, Text};
+use crate::config::syntax::{Millis, Size, Text};
 
 /// Jobs: requests that are stored in Redis, with `workers.mode: queue` or `concurrency.overflow:
 /// jobs`.
@@ -29,6 +29,10 @@ pub struct JobsSection {
     pub answers: Text<Millis>,
     /// Whether a client may delay a job.
     pub not_before: NotBefore,
+    /// Size of the answers over HTTP that all gateways together store within `keep` for repeats of
+    /// their requests, if they use Redis. `0` leaves `Idempotency-Key` to the workers. With `workers.mode:
+    /// queue` it does not apply.
+    pub idempotency: Size,
 }
 
 impl Default for JobsSection {
@@ -42,6 +46,7 @@ impl Default for JobsSection {
             keep: seconds(24 * 3600),
             answers: seconds(600),
             not_before: NotBefore::default(),
+            idempotency: Size::mib(64),
         }
     }
 }

@@ -133,8 +133,9 @@ pub struct BoundsSection {
     /// Maximum part of a form (`multipart/form-data`) that is held until its `model` has come. The
     /// rest is passed on as it arrives.
     pub held: Size,
-    /// Maximum size of all request bodies in memory at once. A caller with several bodies may hold
-    /// no more bytes than it leaves to others.
+    /// Maximum size of all request bodies in memory at once, and of the answers that are being copied
+    /// for repeats (`jobs.idempotency`). A caller with several may hold no more bytes than it leaves to
+    /// others.
     pub buffered: Size,
     /// Maximum time for a request body to arrive. For a body that is streamed through (`paths`):
     /// maximum total time spent waiting for the client.

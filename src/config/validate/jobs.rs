@@ -23,5 +23,6 @@ pub(super) fn validate(jobs: &JobsSection, at: &SettingPath<'_>, report: &mut Er
         keep,
         answers,
         not_before: jobs.not_before == NotBefore::Header,
+        idempotency: jobs.idempotency.get(),
     }
 }

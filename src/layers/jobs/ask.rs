@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
@@ -13,10 +14,12 @@ use tokio::time::timeout;
 
 use super::body::{ReplayedAnswer, is_stream, unreachable};
 use super::get::PATIENCE;
-use super::{IDEMPOTENCY_KEY, JobBody, JobsSettings, NOT_BEFORE, PREFER, answer, named};
+use super::keep::is_final;
+use super::{IDEMPOTENCY_KEY, JobBody, JobHandling, JobsSettings, NOT_BEFORE, PREFER, answer, named};
 use crate::clock::unix_millis;
 use crate::fleet::Pool;
 use crate::layers::shed::no_such_model;
+use crate::metrics::KeyUse;
 use crate::models::ModelRoute;
 use crate::redis::jobs::{
     self, EarlierRequest, Job, JobStatus, JobTicket, KeyClaim, KnownRequest, Pending, PieceKind, PiecePlace,
@@ -38,18 +41,27 @@ pub(super) struct JobOptions {
     not_before_ms: Option<u64>,
 }
 
+/// The options that a request may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AllowedOptions {
+    /// `true` if the answer may come later.
+    pub(super) later: bool,
+    /// `false` if idempotency keys are left to the worker.
+    pub(super) repeatable: bool,
+    /// `false` if a time to start is ignored.
+    pub(super) delayable: bool,
+}
+
 impl JobOptions {
-    /// Reads the headers. Without `repeatable`, idempotency keys are left to the worker; without
-    /// `delayable`, a time to start is ignored.
-    pub(super) fn read(
-        headers: &HeaderMap,
-        repeatable: bool,
-        delayable: bool,
-    ) -> Result<Option<Self>, Refusal> {
-        let later = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-            let word = |part: &str| part.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-            value.split(',').any(|part| word(part) == "respond-async")
-        });
+    /// Reads the headers.
+    pub(super) fn read(headers: &HeaderMap, allowed: AllowedOptions) -> Result<Option<Self>, Refusal> {
+        let AllowedOptions { later, repeatable, delayable } = allowed;
+        let later = later
+            && headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+                let word =
+                    |part: &str| part.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+                value.split(',').any(|part| word(part) == "respond-async")
+            });
         let once = headers.get(IDEMPOTENCY_KEY).filter(|_| repeatable).map(|value| value.as_bytes().to_vec());
         if once.as_ref().is_some_and(|key| key.is_empty() || key.len() > LONGEST_KEY) {
             let problem = format!("The header `idempotency-key` must have 1 to {LONGEST_KEY} bytes.");
@@ -73,6 +85,11 @@ impl JobOptions {
             idempotency_key,
             not_before_ms,
         }))
+    }
+
+    /// Returns `true` if the request has an idempotency key.
+    pub(super) const fn is_repeatable(&self) -> bool {
+        self.idempotency_key.is_some()
     }
 
     /// Returns `true` if the request must not run now, whether there is room or not.
@@ -111,6 +128,20 @@ impl RequestContext {
     }
 }
 
+/// Returns what a request with an idempotency key found.
+fn key_use<B>(found: &Result<Option<Response<B>>, Refusal>) -> KeyUse {
+    match found {
+        Ok(None) => KeyUse::First,
+        Ok(Some(_)) => KeyUse::Repeated,
+        Err(refusal) => match refusal.reason {
+            Reason::Conflict => KeyUse::Running,
+            Reason::KeyReused => KeyUse::Reused,
+            Reason::Expired => KeyUse::Expired,
+            _ => KeyUse::Unchecked,
+        },
+    }
+}
+
 fn conflict() -> Refusal {
     Refusal::new(Reason::Conflict, "An earlier request with this idempotency key is still running.")
 }
@@ -144,20 +175,26 @@ impl JobsSettings {
         &self,
         refusal: Refusal,
         spare: SpareRequest,
+        trial: Option<Arc<KeyClaim>>,
     ) -> Result<Response<JobBody<B>>, Refusal> {
         if !matches!(refusal.reason, Reason::Overloaded | Reason::QueueTimeout | Reason::NoWorker) {
             return Err(refusal);
         }
-        self.accept_spare(spare).await.map_err(|problem| {
+        self.accept_spare(spare, trial).await.map_err(|problem| {
             tracing::debug!(%problem, "a refused request could not be stored as a job");
             refusal
         })
     }
 
     /// Accepts a copy of a request as a job.
-    pub(super) async fn accept_spare<B>(&self, spare: SpareRequest) -> Result<Response<JobBody<B>>, Refusal> {
+    pub(super) async fn accept_spare<B>(
+        &self,
+        spare: SpareRequest,
+        trial: Option<Arc<KeyClaim>>,
+    ) -> Result<Response<JobBody<B>>, Refusal> {
         let SpareRequest { context, headers, path, pieces, not_before_ms } = spare;
-        let accepted = self.accept(new_job()?, (&headers, &path, &pieces), &context, not_before_ms, None);
+        let job = trial.as_ref().map_or_else(new_job, |trial| Ok(trial.job()))?;
+        let accepted = self.accept(job, (&headers, &path, &pieces), &context, not_before_ms, trial);
         Ok(answer(accepted.await?, context.record.as_ref()))
     }
 
@@ -179,12 +216,25 @@ impl JobsSettings {
         let path = request.uri().path().to_owned();
         let trial = wish.idempotency_key.map(|key| {
             let whose = (&*context.caller.id, &*path, &*key);
-            Arc::new(self.jobs.trial(new, whose, pieces.iter().map(|piece| &**piece)))
+            // With a queue, only the wait for a permit counts: then the request is a job.
+            let within = if self.handling == JobHandling::All { Duration::ZERO } else { self.longest };
+            Arc::new(self.jobs.trial(new, whose, pieces.iter().map(|piece| &**piece), within))
         });
-        if let Some(trial) = &trial
-            && let Some(response) = self.repeated(trial, wish.respond_async, &context).await?
-        {
-            return Ok(JobDecision::Answered(response));
+        if let Some(trial) = &trial {
+            let repeated = self.repeated(trial, wish.respond_async, &context).await;
+            self.jobs.count_key(key_use(&repeated));
+            match repeated {
+                Ok(Some(response)) => return Ok(JobDecision::Answered(response)),
+                Ok(None) => {}
+                // The worker can be asked without the store.
+                Err(refusal)
+                    if refusal.reason == Reason::UpstreamUnreachable && self.handling != JobHandling::All => {
+                }
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        if let Some(trial) = trial.as_ref().filter(|_| self.handling != JobHandling::All) {
+            return Ok(JobDecision::Run(Arc::clone(trial)));
         }
         if !wish.respond_async {
             let Some(trial) = trial else {
@@ -215,7 +265,7 @@ impl JobsSettings {
     ) -> Result<Option<Response<JobBody<B>>>, Refusal> {
         let known = match trial.claim().await.map_err(|loss| unreachable(&loss))? {
             KnownRequest::New => return Ok(None),
-            KnownRequest::Same(known) => known,
+            known @ (KnownRequest::Same(_) | KnownRequest::Unsigned(_)) => known,
             KnownRequest::Other => {
                 return Err(Refusal::new(
                     Reason::KeyReused,
@@ -223,7 +273,10 @@ impl JobsSettings {
                 ));
             }
         };
-        let before = self.before(&known, later, context).await?;
+        let before = match &known {
+            KnownRequest::Same(known) => self.before(known, later, context).await?,
+            _ => None,
+        };
         // The earlier copy came to nothing: one repeat takes over its key.
         if before.is_none() && !trial.take_over(&known).await.map_err(|loss| unreachable(&loss))? {
             return Err(conflict());
@@ -321,16 +374,16 @@ impl JobsSettings {
             "done" => {}
             _ => return Err(conflict()),
         }
-        self.replay(job, &standing, record.as_ref()).await.map(Some)
+        self.replay(job, &standing, record.as_ref()).await
     }
 
-    /// Replays the stored answer of a finished job.
+    /// Replays the stored answer of a finished job; `None` if it is one after which clients try again.
     async fn replay<B>(
         &self,
         job: Job,
         standing: &JobStatus,
         record: Option<&Arc<RequestRecord>>,
-    ) -> Result<Response<JobBody<B>>, Refusal> {
+    ) -> Result<Option<Response<JobBody<B>>>, Refusal> {
         let gone = || Refusal::new(Reason::Expired, "The answer is no longer stored.");
         if !self.jobs.has_answer(job).await.map_err(|loss| unreachable(&loss))? {
             return Err(gone());
@@ -348,10 +401,13 @@ impl JobsSettings {
         };
         let next = timeout(PATIENCE, begin).await.map_err(|late| unreachable(&late))?;
         let Some(head) = head else { return Err(gone()) };
+        if !is_final(head.status) {
+            return Ok(None);
+        }
         let stream = is_stream(&head);
         tracing::debug!(%job, stream, attempt = standing.attempt, "repeated request: sent the stored answer");
         let body = ReplayedAnswer::bytes(reader, next, &self.jobs).with_record(record.cloned());
-        Ok(Response::from_parts(head, JobBody::answer(body)))
+        Ok(Some(Response::from_parts(head, JobBody::answer(body))))
     }
 }
 
@@ -373,6 +429,8 @@ fn accepted(job: Job, text: String) -> Response<Bytes> {
 mod tests {
     use super::*;
 
+    const ALL: AllowedOptions = AllowedOptions { later: true, repeatable: true, delayable: true };
+
     #[test]
     fn wishes_are_read_from_the_headers() {
         for (fields, wish) in [
@@ -391,12 +449,13 @@ mod tests {
                 idempotency_key: once.map(|key| key.into()),
                 not_before_ms: None,
             });
-            assert_eq!(JobOptions::read(&headers, true, true).unwrap(), wish, "{headers:?}");
+            assert_eq!(JobOptions::read(&headers, ALL).unwrap(), wish, "{headers:?}");
         }
         for wrong in [String::new(), "k".repeat(256)] {
             let headers = HeaderMap::from_iter([(IDEMPOTENCY_KEY, HeaderValue::from_str(&wrong).unwrap())]);
-            assert_eq!(JobOptions::read(&headers, true, true).unwrap_err().reason, Reason::BadRequest);
-            assert_eq!(JobOptions::read(&headers, false, true).unwrap(), None);
+            assert_eq!(JobOptions::read(&headers, ALL).unwrap_err().reason, Reason::BadRequest);
+            let left = AllowedOptions { repeatable: false, ..ALL };
+            assert_eq!(JobOptions::read(&headers, left).unwrap(), None);
         }
     }
 
@@ -407,7 +466,7 @@ mod tests {
             if later {
                 headers.insert(PREFER, HeaderValue::from_static("respond-async"));
             }
-            JobOptions::read(&headers, true, delayable)
+            JobOptions::read(&headers, AllowedOptions { delayable, ..ALL })
         };
         let starts = |time| read(time, true, true).unwrap().unwrap().not_before_ms;
         assert_eq!(starts("1970-01-01T00:00:01Z"), Some(1000));

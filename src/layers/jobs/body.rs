@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use super::keep::AnswerKeeper;
 use super::marks::{EventId, EventIds};
 use crate::openai::error;
 use crate::redis::jobs::{self, AnswerPiece, JobQueue, LivenessProbe, PieceKind, Reader, read_head};
@@ -24,20 +25,27 @@ pin_project! {
         text: Option<Bytes>,
         // Boxed to keep the body small: most bodies are the inner service's, and are moved often.
         answer: Option<Box<ReplayedAnswer>>,
+        // After `inner`, so dropped after it: it reads the ending that the inner body records.
+        keeper: Option<Box<AnswerKeeper>>,
     }
 }
 
 impl<B> JobBody<B> {
     pub(super) const fn inner(inner: B) -> Self {
-        Self { inner: Some(inner), text: None, answer: None }
+        Self { inner: Some(inner), text: None, answer: None, keeper: None }
+    }
+
+    /// Creates the inner service's body, of which a copy is kept.
+    pub(super) fn kept(inner: B, keeper: AnswerKeeper) -> Self {
+        Self { keeper: Some(Box::new(keeper)), ..Self::inner(inner) }
     }
 
     pub(super) const fn text(text: Bytes) -> Self {
-        Self { inner: None, text: Some(text), answer: None }
+        Self { inner: None, text: Some(text), answer: None, keeper: None }
     }
 
     pub(super) fn answer(answer: ReplayedAnswer) -> Self {
-        Self { inner: None, text: None, answer: Some(Box::new(answer)) }
+        Self { inner: None, text: None, answer: Some(Box::new(answer)), keeper: None }
     }
 }
 
@@ -206,7 +214,10 @@ impl<B: Body<Data = Bytes>> Body for JobBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
         if let Some(inner) = this.inner.as_pin_mut() {
-            return inner.poll_frame(cx);
+            return match this.keeper {
+                Some(keeper) => keeper.poll_frame(inner, cx),
+                None => inner.poll_frame(cx),
+            };
         }
         let bytes = match this.answer {
             Some(answer) => ready!(answer.poll_bytes(cx)),
@@ -217,7 +228,9 @@ impl<B: Body<Data = Bytes>> Body for JobBody<B> {
 
     fn is_end_stream(&self) -> bool {
         match &self.inner {
-            Some(inner) => inner.is_end_stream(),
+            Some(inner) => {
+                inner.is_end_stream() && self.keeper.as_ref().is_none_or(|keeper| keeper.is_over())
+            }
             None => self.text.is_none() && self.answer.as_ref().is_none_or(|answer| answer.over),
         }
     }

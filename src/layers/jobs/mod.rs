@@ -6,16 +6,20 @@
 //!
 //! With queue workers, the requests of one session run one after the other.
 //!
-//! With HTTP workers, a `respond-async` call becomes a job only if it would be refused otherwise.
+//! With HTTP workers, a `respond-async` call becomes a job only if it would be refused otherwise, and
+//! the answer to one with an `Idempotency-Key` is stored when it is complete.
 //!
-//! **Failure mode.** Without Redis both are refused, as neither can be stored. Other requests pass.
+//! **Failure mode.** Without Redis both are refused with queue workers, as neither can be stored. With
+//! HTTP workers they are served, and repeats run again. Other requests pass.
 //!
 //! **Trade-off.** An asynchronous call is charged its estimate on acceptance, never corrected.
 
 mod ask;
 mod body;
 mod get;
+mod keep;
 mod marks;
+mod once;
 mod turn;
 
 pub use body::JobBody;
@@ -30,11 +34,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response};
 use tower::{Layer, Service};
 
-use self::ask::JobOptions;
+use self::ask::{AllowedOptions, JobOptions};
 use crate::fleet::Fleet;
 use crate::fleet::heartbeat::SigningKey;
+use crate::layers::buffers::Buffers;
 use crate::layers::paths::JOBS;
-use crate::redis::jobs::{JobQueue, KeyClaim};
+use crate::redis::jobs::{JobLimits, JobQueue, KeyClaim};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Ending, Payload, RequestCost, RequestRecord};
 
@@ -45,6 +50,17 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Header with the time before which a job must not start.
 const NOT_BEFORE: HeaderName = HeaderName::from_static("x-traffic-dam-not-before");
 
+/// Which requests become jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobHandling {
+    /// All, as workers take from a queue.
+    All,
+    /// Those that would be refused for lack of room, and may be answered later.
+    Overflow,
+    /// None. Only answers to requests with an `Idempotency-Key` are stored.
+    None,
+}
+
 /// State of the layer.
 #[derive(Debug)]
 pub struct JobsSettings {
@@ -54,8 +70,12 @@ pub struct JobsSettings {
     pub fleet: Arc<ArcSwap<Fleet>>,
     /// The key that signs jobs, if they are signed.
     pub key: Option<SigningKey>,
-    /// Whether a request becomes a job only if the gate has no room for it.
-    pub only_overflow: bool,
+    /// Which requests become jobs.
+    pub handling: JobHandling,
+    /// The memory for copies of answers.
+    pub buffers: Arc<Buffers>,
+    /// The longest time that a request may take over HTTP.
+    pub longest: Duration,
     /// How long a request waits for the one before it in its session.
     pub turn_wait: Duration,
 }
@@ -112,7 +132,7 @@ enum JobOperation {
     Wish(JobOptions),
 }
 
-fn operation<B>(request: &Request<B>, settings: &JobsSettings) -> Result<JobOperation, Refusal> {
+fn operation(request: &Request<Payload>, settings: &JobsSettings) -> Result<JobOperation, Refusal> {
     let extensions = request.extensions();
     if extensions
         .get::<Arc<RequestRecord>>()
@@ -126,8 +146,17 @@ fn operation<B>(request: &Request<B>, settings: &JobsSettings) -> Result<JobOper
     if !has_demand {
         return Ok(JobOperation::None);
     }
-    let delayable = settings.jobs.limits().not_before;
-    Ok(match JobOptions::read(request.headers(), !settings.only_overflow, delayable)? {
+    let JobLimits { not_before, idempotency, .. } = settings.jobs.limits();
+    let repeatable = settings.handling == JobHandling::All
+        || (idempotency > 0
+            && matches!(request.body(), Payload::Buffered(_))
+            && named(extensions.get::<Caller>()).is_ok());
+    let allowed = AllowedOptions {
+        later: settings.handling != JobHandling::None,
+        repeatable,
+        delayable: not_before && settings.handling != JobHandling::None,
+    };
+    Ok(match JobOptions::read(request.headers(), allowed)? {
         Some(wish) => JobOperation::Wish(wish),
         None => JobOperation::None,
     })
@@ -164,17 +193,22 @@ where
                 return Box::pin(async move { counter.look(head).await });
             }
             // Only the gate knows whether there is room.
-            Ok(JobOperation::Wish(wish)) if counter.only_overflow => {
+            Ok(JobOperation::Wish(wish)) if counter.handling != JobHandling::All => {
                 let spare = counter.keep(&request, &wish);
+                if wish.is_repeatable() {
+                    let fresh = self.inner.clone();
+                    let inner = std::mem::replace(&mut self.inner, fresh);
+                    return Box::pin(counter.answer_once(request, wish, spare, inner));
+                }
                 let Some(spare) = spare else { return pass(request, &mut self.inner) };
                 if wish.is_delayed() {
-                    return Box::pin(async move { counter.accept_spare(spare).await });
+                    return Box::pin(async move { counter.accept_spare(spare, None).await });
                 }
                 let answer = self.inner.call(request);
                 return Box::pin(async move {
                     match answer.await {
                         Ok(response) => Ok(response.map(JobBody::inner)),
-                        Err(refusal) => counter.accept_refused(refusal, spare).await,
+                        Err(refusal) => counter.accept_refused(refusal, spare, None).await,
                     }
                 });
             }
@@ -197,7 +231,7 @@ where
                 inner.call(request).await
             };
             match trial {
-                Some(trial) => once(&trial, answer).await,
+                Some(trial) => frees_key(&trial, answer).await,
                 None => Ok(answer.await?.map(JobBody::inner)),
             }
         })
@@ -205,7 +239,7 @@ where
 }
 
 /// Runs a request with an idempotency key. An error releases the key for an immediate retry.
-async fn once<R>(
+async fn frees_key<R>(
     trial: &KeyClaim,
     answer: impl Future<Output = Result<Response<R>, Refusal>>,
 ) -> Result<Response<JobBody<R>>, Refusal> {

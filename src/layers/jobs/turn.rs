@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use http::Request;
 
-use super::JobsSettings;
 use super::body::unreachable;
+use super::{JobHandling, JobsSettings};
 use crate::models::ModelRoute;
 use crate::redis::jobs::{SubmitRefused, TurnRefused};
 use crate::refusal::{Reason, Refusal};
@@ -15,8 +15,9 @@ impl JobsSettings {
     /// Returns the session of a model call whose workers take from a queue, and its pool.
     pub(super) fn session<B>(&self, request: &Request<B>) -> Option<(Arc<str>, u64)> {
         let request_cost = request.extensions().get::<RequestCost>()?;
-        let session =
-            request_cost.session.filter(|_| request_cost.kind.has_demand() && !self.only_overflow)?;
+        let session = request_cost
+            .session
+            .filter(|_| request_cost.kind.has_demand() && self.handling == JobHandling::All)?;
         let route = request.extensions().get::<Arc<ModelRoute>>();
         let served = route.and_then(|route| route.served()).or(request_cost.model.as_ref());
         let fleet = self.fleet.load();

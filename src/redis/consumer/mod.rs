@@ -162,11 +162,28 @@ impl Consumer {
             read.arg(">");
         });
         let streams: Option<Vec<(String, Vec<RawEntry>)>> = self.reading.call(&read).await?;
-        let read = streams.into_iter().flatten().filter_map(|(stream, entries)| {
-            let (side, _) = self.streams.iter().find(|(_, key)| *key == stream)?;
-            Some(entries.into_iter().map(|raw| entry(raw, side)))
-        });
-        Ok(read.flatten().collect())
+        let mut read = Vec::new();
+        for (stream, entries) in streams.into_iter().flatten() {
+            let Some((side, _)) = self.streams.iter().find(|(_, key)| *key == stream) else { continue };
+            for (id, mut fields) in entries {
+                // An entry without a job is treated like one of a missing job.
+                let job = fields.remove("job").unwrap_or_default();
+                let entry = StreamEntry { id, side: Arc::clone(side), job, given: 1 };
+                match fields.remove("colour") {
+                    Some(colour) if *colour != **side => self.refuse(&entry, &colour).await?,
+                    _ => read.push(entry),
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    /// Hands back an entry that names another colour than its stream's. `take` refuses its job too, but
+    /// knows no colour yet of one that has just become startable.
+    async fn refuse(&self, entry: &StreamEntry, colour: &str) -> RedisResult<()> {
+        let (side, job) = (&*entry.side, &*entry.job);
+        tracing::warn!(side, colour, job, "handed back a job of another colour");
+        self.hand_back(entry).await
     }
 
     /// Claims up to `most` entries that were not renewed for three intervals.
@@ -379,12 +396,6 @@ fn sides(place: &ConsumerIdentity) -> Vec<Arc<str>> {
 
 /// An entry as Redis returns it: its id, its fields.
 type RawEntry = (String, HashMap<String, String>);
-
-/// An entry without a job is treated like one of a missing job.
-fn entry((id, mut fields): RawEntry, side: &Arc<str>) -> StreamEntry {
-    let job = fields.remove("job").unwrap_or_default();
-    StreamEntry { id, side: Arc::clone(side), job, given: 1 }
-}
 
 fn field<T: FromRedisValue>(answer: &mut impl Iterator<Item = Value>) -> RedisResult<T> {
     Ok(from_redis_value(answer.next().unwrap_or(Value::Nil))?)

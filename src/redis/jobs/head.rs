@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
 use serde::Deserialize;
 
@@ -30,6 +31,15 @@ pub fn for_worker(headers: &HeaderMap) -> String {
         FOR_WORKERS.into_iter().filter_map(|name| Some((name, headers.get(name)?.to_str().ok()?))).collect();
     // Serializing a map of strings cannot fail.
     serde_json::to_string(&known).unwrap_or_default()
+}
+
+/// Writes the head of an answer that is stored, with the headers that [`read_head`] lets through.
+#[must_use]
+pub fn write_head(head: &response::Parts) -> Bytes {
+    let passed = head.headers.iter().filter(|(name, _)| may_pass(name.as_str()));
+    let headers: BTreeMap<&str, &str> =
+        passed.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect();
+    serde_json::json!({ "status": head.status.as_u16(), "headers": headers }).to_string().into()
 }
 
 /// The worker that an answer names. Each name is one that could also come in a heartbeat.
@@ -108,6 +118,19 @@ mod tests {
         }
         let known = r#"{"anthropic-version":"v","content-type":"v","x-request-id":"v"}"#;
         assert_eq!(for_worker(&headers), known);
+    }
+
+    #[test]
+    fn a_head_is_read_as_it_is_written() {
+        let (mut head, ()) = Response::new(()).into_parts();
+        head.status = StatusCode::IM_A_TEAPOT;
+        for name in ["content-type", "openai-version", "set-cookie", "x-request-id"] {
+            head.headers.insert(HeaderName::from_static(name), HeaderValue::from_static("v"));
+        }
+        let (read, by) = read_head(&write_head(&head)).unwrap();
+        let names: Vec<&str> = read.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!((read.status, names), (head.status, vec!["content-type", "openai-version"]));
+        assert_eq!(by, AnsweredBy::default());
     }
 
     #[test]

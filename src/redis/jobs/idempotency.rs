@@ -6,6 +6,9 @@
 //!
 //! A gateway may die before it has enqueued its request, and then no one else will. So a repeat
 //! takes the key over once that gateway's heartbeat has expired.
+//!
+//! Over HTTP there is no job. The key names the request until the answer is complete, and then the
+//! answer that was stored ([`super::stored`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,17 +16,21 @@ use std::time::Duration;
 
 use redis::cmd;
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
 
 use super::keys::Job;
 use super::limits::millis;
 use super::outbox::JobTask;
-use super::repeatable::{EarlierRequest, KnownRequest, Repeatable};
+use super::repeatable::{KnownRequest, Repeatable};
+use super::stored::StoredAnswer;
 use super::{JobQueue, PATIENCE};
 use crate::metrics::RedisOp;
 use crate::redis::link::RedisLoss;
 
 /// Lifetime of the key before there is a job: longer than any request waits for a permit.
 const TRYING: Duration = Duration::from_secs(120);
+/// Longest such lifetime, for a request that is answered over HTTP.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// A repeatable request that may become a job. Dropping it before then frees its key.
 #[derive(Debug)]
@@ -31,6 +38,8 @@ pub struct KeyClaim {
     jobs: JobQueue,
     request: Arc<Repeatable>,
     job: Job,
+    /// Lifetime of the key before there is a job.
+    lives: Duration,
     /// `true` while the key is, or may be, this request's and there is no job yet.
     tries: AtomicBool,
 }
@@ -40,13 +49,15 @@ fn hex(digest: impl AsRef<[u8]>) -> String {
 }
 
 impl JobQueue {
-    /// Returns a trial for a request of `caller` to `path`, with `job` as the job it would become.
+    /// Returns a trial for a request of `caller` to `path`, with `job` as the job it would become, or
+    /// by which its answer is stored. Without a job it may take the time `within`.
     #[must_use]
     pub fn trial<'a>(
         &self,
         job: Job,
         (caller, path, key): (&str, &str, &[u8]),
         body: impl Iterator<Item = &'a [u8]>,
+        within: Duration,
     ) -> KeyClaim {
         let mut name = Sha256::new();
         // Only POST requests become jobs, so the method need not be hashed.
@@ -60,8 +71,10 @@ impl JobQueue {
             key: format!("{}:idem:{}", self.prefix(), hex(name.finalize())),
             body: hex(whole.finalize()),
             gateway: self.0.gateways.id().to_owned(),
+            sealing: self.0.sealing.clone(),
         };
-        KeyClaim { jobs: self.clone(), request: Arc::new(request), job, tries: AtomicBool::new(false) }
+        let lives = within.clamp(TRYING, LONGEST);
+        KeyClaim { jobs: self.clone(), request: Arc::new(request), job, lives, tries: AtomicBool::new(false) }
     }
 
     /// Frees the key of a request that never became `job`, so that a repeat starts anew.
@@ -69,7 +82,7 @@ impl JobQueue {
         self.set_key(request, ("", Duration::ZERO), &request.forms(job)).await.map(drop)
     }
 
-    async fn set_key(
+    pub(super) async fn set_key(
         &self,
         request: &Repeatable,
         (to, length): (&str, Duration),
@@ -95,24 +108,29 @@ impl KeyClaim {
     pub async fn claim(&self) -> Result<KnownRequest, RedisLoss> {
         let mut set = cmd("SET");
         set.arg(&self.request.key).arg(self.request.trying(self.job)).arg("NX").arg("GET").arg("PX");
-        set.arg(millis(TRYING));
+        set.arg(millis(self.lives));
         // Set before the call: Redis may set the key and its answer be lost.
         self.tries.store(true, Ordering::Release);
         let before: Option<String> = self.jobs.0.link.call_within(RedisOp::Jobs, PATIENCE, &set).await?;
         let Some(before) = before else { return Ok(KnownRequest::New) };
         self.tries.store(false, Ordering::Release);
-        Ok(self.request.read(&before))
+        Ok(self.request.read(before))
     }
 
-    /// Takes the key over from a failed request. Returns `false` if another request was faster.
+    /// Takes the key over from a failed request, or one that is not signed. Returns `false` if another request was faster.
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn take_over(&self, before: &EarlierRequest) -> Result<bool, RedisLoss> {
-        let from = [before.text.clone(), self.request.accepted(before.job)];
+    pub async fn take_over(&self, before: &KnownRequest) -> Result<bool, RedisLoss> {
+        let from = match before {
+            KnownRequest::Same(before) => vec![before.text.clone(), self.request.accepted(before.job)],
+            KnownRequest::Unsigned(text) => vec![text.clone()],
+            KnownRequest::New => return Ok(true),
+            KnownRequest::Other => return Ok(false),
+        };
         let to = self.request.trying(self.job);
         self.tries.store(true, Ordering::Release);
-        let done = self.jobs.set_key(&self.request, (&to, TRYING), &from).await?;
+        let done = self.jobs.set_key(&self.request, (&to, self.lives), &from).await?;
         self.tries.store(done, Ordering::Release);
         Ok(done)
     }
@@ -127,6 +145,18 @@ impl KeyClaim {
     /// Marks the job as enqueued, so that dropping the trial keeps the key.
     pub(super) fn succeed(&self) {
         self.tries.store(false, Ordering::Release);
+    }
+
+    /// Stores the answer to the request, which repeats get from now on. The returned receiver completes
+    /// when that is done, or Redis did not answer.
+    #[must_use]
+    pub fn keep(&self, mut answer: StoredAnswer) -> oneshot::Receiver<()> {
+        self.succeed();
+        let (done, stored) = oneshot::channel();
+        answer.fit(&mut self.jobs.0.stored.lock(), &self.jobs);
+        let (request, job) = (Arc::clone(&self.request), self.job);
+        self.jobs.0.outbox.add(JobTask::Store { request, job, answer, _done: done });
+        stored
     }
 
     /// Frees the key after a refusal, unless the request became a job.

@@ -19,6 +19,9 @@ pub struct JobLimits {
     pub answers: Duration,
     /// `true` if `x-traffic-dam-not-before` delays a job; `false` if the header is ignored.
     pub not_before: bool,
+    /// Bytes of answers over HTTP that a gateway stores within `keep` for repeats of their requests; 0
+    /// leaves `Idempotency-Key` to the workers. With queue workers it does not apply.
+    pub idempotency: u64,
 }
 
 impl Default for JobLimits {
@@ -32,6 +35,8 @@ impl Default for JobLimits {
             keep: Duration::from_secs(24 * 3600),
             answers: Duration::from_secs(600),
             not_before: true,
+            // A quarter of a small Redis, for 64 answers of the longest kind and many thousands of usual ones.
+            idempotency: 64 << 20,
         }
     }
 }

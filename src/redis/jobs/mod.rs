@@ -16,6 +16,7 @@
 //! | `sessions` | turns of a session, one after the other |
 //! | `sides` | who reads the stream of a colour; moving jobs to another one |
 //! | `status` `idempotency` | job status; idempotent requests |
+//! | `stored` `allowance` | answers over HTTP that repeats get; how many bytes of them (pure) |
 //! | `liveness` | liveness probe for jobs whose reply is silent |
 //! | `outbox` | cancels and cleanup |
 //!
@@ -26,6 +27,7 @@
 //! **Trade-off.** Every reply entry is written to Redis, though nearly all are only read from the
 //! channel. The stream serves slow clients, restarted gateways and late readers.
 
+mod allowance;
 mod dead;
 mod embedded;
 mod fault;
@@ -46,12 +48,13 @@ mod sessions;
 mod sides;
 mod signature;
 mod status;
+mod stored;
 mod submit;
 mod subscription;
 
 pub use dead::{DeadLetter, DeadLetterDetails, RunError};
 pub use fault::JobError;
-pub use head::{AnsweredBy, for_worker, read_head};
+pub use head::{AnsweredBy, for_worker, read_head, write_head};
 pub use idempotency::KeyClaim;
 pub use keys::{Job, Side, caller_hash};
 pub use limits::JobLimits;
@@ -65,6 +68,7 @@ pub use sessions::{SessionTurn, TurnRefused};
 pub use sides::{MovedJobs, OwnStream, Started};
 pub use signature::seal;
 pub use status::JobStatus;
+pub use stored::{LONGEST_ANSWER, StoredAnswer};
 pub use submit::{AwaitedJob, SubmitRefused};
 
 use std::collections::HashMap;
@@ -75,6 +79,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use self::allowance::StoredBytes;
 use self::keys::Keys;
 use self::mailboxes::Mailboxes;
 use self::outbox::JobOutbox;
@@ -106,6 +111,8 @@ struct JobsInner {
     turns: Mutex<HashMap<Job, Arc<str>>>,
     /// Workers that read a stream of their own, by name.
     own_streams: ArcSwap<HashMap<Arc<str>, OwnStream>>,
+    /// Bytes of the answers that this gateway has stored over HTTP.
+    stored: Mutex<StoredBytes>,
 }
 
 impl fmt::Debug for JobQueue {
@@ -115,12 +122,14 @@ impl fmt::Debug for JobQueue {
 }
 
 impl JobQueue {
-    /// Creates the handle, and the future that must run with it (subscription and cleanup). With a
-    /// key in `sealing`, only signed replies are accepted.
+    /// Creates the handle, and the future that must run with it (cleanup, and with `follows` the
+    /// subscription to the replies of jobs in progress). With a key in `sealing`, only signed replies
+    /// and idempotency keys are accepted.
     pub fn new(
         link: RedisLink,
         gateways: Arc<Gateways>,
         sealing: Signing,
+        follows: bool,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (outbox, tasks) = JobOutbox::new();
         let keys = Keys::new(&link.settings().prefix);
@@ -136,10 +145,16 @@ impl JobQueue {
             limits: ArcSwap::default(),
             turns: Mutex::default(),
             own_streams: ArcSwap::default(),
+            stored: Mutex::default(),
         }));
         let running = jobs.clone();
         (jobs, async move {
-            tokio::join!(running.listen(), running.do_errands(tasks), running.renew_turns());
+            let subscription = async {
+                if follows {
+                    running.listen().await;
+                }
+            };
+            tokio::join!(subscription, running.do_errands(tasks), running.renew_turns());
         })
     }
 

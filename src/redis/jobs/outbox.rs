@@ -10,13 +10,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis::cmd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::keys::{Job, Side};
 use super::repeatable::Repeatable;
 use super::sessions::SessionTurn;
+use super::stored::StoredAnswer;
 use super::{JobQueue, PATIENCE};
 use crate::metrics::RedisOp;
 use crate::redis::link::RedisLoss;
@@ -62,7 +63,7 @@ enum EndCondition {
 }
 
 /// A queued cleanup task.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum JobTask {
     /// Cancels a job: notifies its worker, or removes its stream entry if no worker has it yet. Only
     /// then the next turn of its session begins.
@@ -81,6 +82,8 @@ pub(super) enum JobTask {
     EndTurn { session: Arc<str>, turn: Job, worker: Option<Arc<str>> },
     /// Frees the `Idempotency-Key` of a request that never became a job.
     FreeKey { request: Arc<Repeatable>, job: Job },
+    /// Stores an answer over HTTP for repeats of its request. Dropping `_done` says that it is over.
+    Store { request: Arc<Repeatable>, job: Job, answer: StoredAnswer, _done: oneshot::Sender<()> },
 }
 
 impl JobTask {
@@ -91,6 +94,7 @@ impl JobTask {
             Self::Withdraw { .. } => "delete a job",
             Self::EndTurn { .. } => "end a turn",
             Self::FreeKey { .. } => "free a key",
+            Self::Store { .. } => "store an answer",
         }
     }
 }
@@ -157,6 +161,7 @@ impl JobQueue {
                     self.end_turn(session, *turn, worker.as_deref().unwrap_or_default()).await
                 }
                 JobTask::FreeKey { request, job } => self.free_key(request, *job).await,
+                JobTask::Store { request, job, answer, .. } => self.store(request, *job, answer).await,
             };
             match done {
                 Ok(()) => return,
@@ -166,7 +171,7 @@ impl JobQueue {
         }
     }
 
-    async fn unlink(&self, key: String) -> Result<(), RedisLoss> {
+    pub(super) async fn unlink(&self, key: String) -> Result<(), RedisLoss> {
         self.0.link.call_within::<i64>(RedisOp::Jobs, PATIENCE, cmd("UNLINK").arg(key)).await.map(drop)
     }
 

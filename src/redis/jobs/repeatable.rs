@@ -1,6 +1,7 @@
 //! What Redis stores under an `Idempotency-Key`.
 
 use super::keys::Job;
+use crate::redis::signing::Signing;
 
 /// Marker after the job and the body digest while there is no job yet; the gateway follows it.
 const WAITS: &str = "waits";
@@ -14,28 +15,31 @@ pub(super) struct Repeatable {
     pub(super) body: String,
     /// The gateway that handles the request.
     pub(super) gateway: String,
+    /// Signs the value, together with the key.
+    pub(super) sealing: Signing,
 }
 
 impl Repeatable {
     pub(super) fn trying(&self, job: Job) -> String {
-        format!("{job} {} {WAITS} {}", self.body, self.gateway)
+        self.sealing.sign(&self.key, format!("{job} {} {WAITS} {}", self.body, self.gateway))
     }
 
     pub(super) fn accepted(&self, job: Job) -> String {
-        format!("{job} {}", self.body)
+        self.sealing.sign(&self.key, format!("{job} {}", self.body))
     }
 
     pub(super) fn forms(&self, job: Job) -> [String; 2] {
         [self.trying(job), self.accepted(job)]
     }
 
-    pub(super) fn read(&self, text: &str) -> KnownRequest {
-        let mut words = text.split(' ');
+    pub(super) fn read(&self, text: String) -> KnownRequest {
+        let Ok(value) = self.sealing.verify(&self.key, &text) else { return KnownRequest::Unsigned(text) };
+        let mut words = value.split(' ');
         let job = words.next().and_then(Job::parse);
         match job.filter(|_| words.next() == Some(&self.body)) {
             Some(job) => {
                 let (accepted, gateway) = (words.next().is_none(), words.next().map(str::to_owned));
-                KnownRequest::Same(EarlierRequest { job, accepted, gateway, text: text.to_owned() })
+                KnownRequest::Same(EarlierRequest { job, accepted, gateway, text })
             }
             None => KnownRequest::Other,
         }
@@ -64,4 +68,40 @@ pub enum KnownRequest {
     Same(EarlierRequest),
     /// The key was used with another body.
     Other,
+    /// The value has no valid signature, as if there were none.
+    Unsigned(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::heartbeat::SigningKey;
+
+    fn request(key: &str, secret: Option<&str>) -> Repeatable {
+        let (body, gateway) = ("b".repeat(64), "g1".to_owned());
+        Repeatable { key: key.to_owned(), body, gateway, sealing: secret.map(SigningKey::new).into() }
+    }
+
+    #[test]
+    fn a_value_is_believed_under_its_own_key_only() {
+        let job = Job::random().unwrap();
+        for secret in [None, Some("s")] {
+            let ours = request("dam:idem:x", secret);
+            let same = |text: String| match ours.read(text) {
+                KnownRequest::Same(known) => (known.job, known.accepted, known.gateway),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(same(ours.trying(job)), (job, false, Some("g1".to_owned())));
+            assert_eq!(same(ours.accepted(job)), (job, true, None));
+            let longer = Repeatable { body: "c".repeat(64), ..request("dam:idem:x", secret) };
+            assert_eq!(ours.read(longer.accepted(job)), KnownRequest::Other);
+        }
+        let ours = request("dam:idem:x", Some("s"));
+        for forged in
+            [request("dam:idem:x", None), request("dam:idem:y", Some("s")), request("dam:idem:x", Some("t"))]
+        {
+            let text = forged.accepted(job);
+            assert_eq!(ours.read(text.clone()), KnownRequest::Unsigned(text));
+        }
+    }
 }

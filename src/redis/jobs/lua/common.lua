@@ -1,5 +1,5 @@
 -- Shared by the scripts of one job: each of `create`, `take`, `emit`, `cancel`, `attach`, `requeue`,
--- `recolour` and `bury` is this text and then its own. KEYS: 1 the job's hash, 2 its reply stream. ARGV: 1 the
+-- `recolour`, `bury` and `store` is this text and then its own. KEYS: 1 the job's hash, 2 its reply stream. ARGV: 1 the
 -- prefix of reply channels, before the gateway, 2 the job.
 
 local hash, reply, channel, job = KEYS[1], KEYS[2], ARGV[1], ARGV[2]

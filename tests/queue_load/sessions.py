@@ -1,0 +1,128 @@
+"""Conversations over four workers, of which one is killed: in order, never two turns at once, at their worker, in time.
+
+The think time keeps the workers at 0.7 of what they can do: those that are left, after one was killed.
+"""
+
+import asyncio
+import json
+import random
+import time
+
+import httpx2
+
+from stage import SLOTS, Stage
+from talk import Turn, ask
+
+WORKERS = 4
+WORDS = 30
+# s of a turn at a worker: 20 ms and 5 ms for each word.
+TAKES = 0.02 + 0.005 * WORDS
+SHARE = 0.7
+SLO = 2.0  # concurrency.ttft_slo in dam.yaml
+STAYS = 0.99
+# Share of the turns that are sent while the one before is answered.
+HASTY = 0.2
+
+
+class Talks:
+    def __init__(self, stage, sessions, turns, seed):
+        self.stage, self.sessions, self.turns, self.random = stage, sessions, turns, random.Random(seed)
+        self.done, self.left = [], WORKERS
+        self.total = 0
+
+    def think(self):
+        """Returns a think time so that `SHARE` of the slots are busy on average."""
+        mean = self.sessions * TAKES / (SHARE * self.left * SLOTS) - TAKES
+        return self.random.uniform(0.5, 1.5) * max(mean, 0)
+
+    async def session(self, number):
+        await asyncio.sleep(self.random.uniform(0, 1) * self.sessions * TAKES / (SHARE * WORKERS * SLOTS))
+        talk, running = [], None
+        async with httpx2.AsyncClient(timeout=60) as client:
+            for _ in range(self.turns):
+                at, _ = self.stage.dams[self.random.randrange(2)]
+                url = f"http://127.0.0.1:{at}/v1/chat/completions"
+                turn = Turn(time.monotonic())
+                talk.append(turn)
+                asking = asyncio.create_task(ask(client, url, WORDS, turn, **{"x-session-id": f"s{number}", "x-user-id": f"s{number}"}))
+                if running:
+                    await running
+                running = asking
+                if self.random.random() < HASTY:
+                    await turn.begun.wait()
+                else:
+                    await asking
+                    await asyncio.sleep(self.think())
+                self.total += 1
+            await running
+        self.done.append(talk)
+
+    async def run(self, kill_after):
+        """Runs all sessions; kills a worker after this many turns. Returns when that was."""
+        talks = [asyncio.create_task(self.session(number)) for number in range(self.sessions)]
+        while self.total < kill_after:
+            await asyncio.sleep(0.02)
+        killed = time.monotonic()
+        self.stage.processes["w0"].stop()
+        self.left -= 1
+        await asyncio.gather(*talks)
+        return killed
+
+
+def judged(talks, killed):
+    """Returns the figures: turns, those that stayed and moved, their times to first token, those out of order."""
+    stayed, moved, ttft, wrong, broken, refused = 0, 0, [], [], 0, 0
+    for talk in talks:
+        for before, turn in zip([None, *talk], talk):
+            if turn.status != 200:
+                refused += 1
+                continue
+            broken += not turn.whole
+            # A turn that was sent early waits for the one before.
+            waited = before is not None and before.end > turn.sent
+            if waited and turn.first < before.end:
+                wrong.append(f"a turn began {before.end - turn.first:.3f} s before the one before had ended")
+            ttft.append(turn.first - max(turn.sent, before.end) if waited else turn.ttft)
+            if before is None or before.status != 200 or not before.whole:
+                continue
+            if before.worker == "w0" and turn.end >= killed:
+                continue  # it is dead, or was when the turn ended
+            stayed += turn.worker == before.worker
+            moved += turn.worker != before.worker
+    return stayed, moved, sorted(ttft), wrong, broken, refused
+
+
+async def sessions(count, turns, seed, fault):
+    stage = Stage()
+    try:
+        names = {f"w{number}" for number in range(WORKERS)}
+        for name in sorted(names):
+            stage.rust(name, "--version", "1.0", "--prefix-cache")
+        await stage.ready(names, active=names)
+        talks = Talks(stage, count, turns, seed)
+        killed = await talks.run(count * turns // 2)
+        stayed, moved, ttft, wrong, broken, refused = judged(talks.done, killed)
+        share, p99 = stayed / max(stayed + moved, 1), ttft[int(0.99 * (len(ttft) - 1))]
+        runs = {}
+        for talk in talks.done:
+            for turn in talk:
+                runs[turn.worker] = runs.get(turn.worker, 0) + 1
+        print(f"sessions   {count} × {turns} turns over {WORKERS} workers, one killed in the middle; turns by worker:"
+              f" {json.dumps({str(name): runs[name] for name in sorted(runs, key=str)})}")
+        print(f"           {100 * share:.2f} % at the worker of the turn before while it lived; first token p50"
+              f" {1000 * ttft[len(ttft) // 2]:.0f} ms, p99 {1000 * p99:.0f} ms at {SHARE}×; {len(wrong)} out of order or at once;"
+              f" {broken} broke off and {refused} were refused")
+        if wrong:
+            fault(f"sessions: {wrong[0]}")
+        if share < STAYS:
+            fault(f"sessions: {100 * share:.2f} % stayed, fewer than {100 * STAYS:.0f} %")
+        if p99 > SLO:
+            fault(f"sessions: first token p99 {p99:.2f} s, over the SLO of {SLO} s")
+        # The turns that ran at the killed worker break off, at most one for each of its slots and hardly more.
+        if broken + refused > 2 * SLOTS:
+            fault(f"sessions: {broken} turns broke off and {refused} were refused")
+    except BaseException:
+        stage.tails()
+        raise
+    finally:
+        await stage.close()
