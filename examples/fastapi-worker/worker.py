@@ -13,15 +13,14 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-import heartbeats
-import jobs
+import traffic_dam_worker as dam
 
 NAME = os.environ.get("WORKER_NAME", "fastapi")
 MODEL = os.environ.get("WORKER_MODEL", "echo")
 POOL, COLOUR = os.environ.get("WORKER_POOL", "default"), os.environ.get("WORKER_COLOUR")
 INTERVAL = int(os.environ.get("WORKER_INTERVAL", "1000")) / 1000
 SLOTS = int(os.environ.get("WORKER_SLOTS", "8"))
-VERSION = os.environ.get("WORKER_VERSION") or jobs.build(__file__)
+VERSION = os.environ.get("WORKER_VERSION") or dam.build(__file__)
 busy = asyncio.Semaphore(SLOTS)
 now = {"state": "ready", "slots": SLOTS, "running": 0, "waiting": 0, "model": MODEL, "version": VERSION, "pool": POOL}
 
@@ -31,7 +30,7 @@ async def life(app):
     loop, news = asyncio.get_running_loop(), asyncio.Event()
     server_ends = signal.getsignal(signal.SIGTERM)
     if os.environ.get("WORKER_QUEUE"):
-        queue = jobs.Drainer(app, NAME, pool=POOL, colour=COLOUR, version=VERSION, slots=SLOTS, interval=INTERVAL)
+        queue = dam.Drainer(app, NAME, pool=POOL, colour=COLOUR, version=VERSION, slots=SLOTS, interval=INTERVAL)
         now["colour"] = queue.colour  # without a colour, its version takes the place of one
         served, finish = asyncio.create_task(queue.run()), queue.drain
     else:
@@ -49,7 +48,7 @@ async def life(app):
         loop.call_soon_threadsafe(finish)
 
     signal.signal(signal.SIGTERM, drain)
-    speaking = asyncio.create_task(heartbeats.say(NAME, lambda: now, news, INTERVAL))
+    speaking = asyncio.create_task(dam.say(NAME, lambda: now, news, INTERVAL))
     yield
     served.cancel()
     speaking.cancel()

@@ -9,18 +9,14 @@
 
 pub mod callers;
 pub mod changes;
-mod connect;
-pub mod consumer;
 pub mod control;
 pub mod feed;
 pub mod gateways;
 pub mod jobs;
 pub mod link;
-pub mod publisher;
-mod pushes;
 pub mod responses;
 pub mod rules;
-pub mod settings;
-pub mod signing;
 
 pub use redis::{RedisError, RedisResult};
+use traffic_dam_worker::{connect, pushes, reply, scripts};
+pub use traffic_dam_worker::{consumer, drainer, publisher, settings, signing};

@@ -8,7 +8,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../examples/fastapi-worker"))
-from jobs import Drainer  # noqa: E402
+from traffic_dam_worker import Drainer  # noqa: E402
 
 
 async def app(scope, receive, send):

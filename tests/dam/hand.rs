@@ -9,13 +9,13 @@ use super::client::PATIENCE;
 use super::redis::{Redis, Speaker};
 use super::rig::eventually;
 
-const COMMON: &str = include_str!("../../src/redis/jobs/lua/common.lua");
-const TAKE: &str = include_str!("../../src/redis/jobs/lua/take.lua");
-const EMIT: &str = include_str!("../../src/redis/jobs/lua/emit.lua");
-const RENEW: &str = include_str!("../../src/redis/jobs/lua/renew.lua");
-const CLAIM: &str = include_str!("../../src/redis/jobs/lua/claim.lua");
-const BACK: &str = include_str!("../../src/redis/jobs/lua/back.lua");
-const END: &str = include_str!("../../src/redis/jobs/lua/end.lua");
+const COMMON: &str = include_str!("../../crates/worker/lua/common.lua");
+const TAKE: &str = include_str!("../../crates/worker/lua/take.lua");
+const EMIT: &str = include_str!("../../crates/worker/lua/emit.lua");
+const RENEW: &str = include_str!("../../crates/worker/lua/renew.lua");
+const CLAIM: &str = include_str!("../../crates/worker/lua/claim.lua");
+const BACK: &str = include_str!("../../crates/worker/lua/back.lua");
+const END: &str = include_str!("../../crates/worker/lua/end.lua");
 
 /// Three intervals, for tests that claim entries.
 const CLAIM_MS: u64 = 300;

@@ -182,7 +182,7 @@ async fn a_job_is_refused_to_workers_of_another_colour() {
     assert_eq!(hand.field(&job, "runs").await, None);
     // Claiming compares the entry's colour: here one of the wrong colour reads the right stream.
     assert!(hand.hand_back(&entry).await);
-    let script = include_str!("../../src/redis/jobs/lua/claim.lua");
+    let script = include_str!("../../crates/worker/lua/claim.lua");
     let stream = hand.stream();
     let claim = ["EVAL", script, "1", &stream, "w9", "0", "9", "green"];
     assert_eq!(hand.run::<Vec<String>>(&claim).await, Vec::<String>::new());

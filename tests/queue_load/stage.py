@@ -48,7 +48,6 @@ class Stage:
     def python(self, name, folder="examples/fastapi-worker"):
         """Starts the FastAPI worker of a folder."""
         told = {"WORKER_QUEUE": "1", "WORKER_NAME": name, "WORKER_SLOTS": str(SLOTS), "WORKER_MODEL": "sim"}
-        told["DAM_SCRIPTS"] = os.path.join(ROOT, "src/redis/jobs/lua")
         asgi = [f"{PYTHON}/uvicorn", "worker:app", "--app-dir", folder, "--port", "0", "--log-level", "warning"]
         return self.start(name, asgi, **told)
 

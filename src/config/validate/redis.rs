@@ -10,7 +10,7 @@ use crate::config::settings::{Discovery, JobMode, SharedState};
 use crate::config::source::{ErrorCollector, SettingPath};
 use crate::fleet::heartbeat::SigningKey;
 use crate::fleet::registry::RegistrySettings;
-use crate::redis::feed::health_channel;
+use crate::redis::publisher::health_channel;
 use crate::redis::settings::{RedisSettings, Topology};
 
 pub(super) fn validate(

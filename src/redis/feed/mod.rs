@@ -31,6 +31,7 @@ use self::backoff::Backoff;
 use self::complaints::LogLimit;
 use super::connect::{Connection, beside};
 use super::control::{Control, control_channel};
+use super::publisher::health_channel;
 use super::pushes;
 use super::settings::RedisSettings;
 use crate::clock::{Clock, unix_millis};
@@ -74,12 +75,6 @@ pub struct FeedSubscribers {
     pub id: Arc<str>,
     /// Epochs of the switches that its snapshot has applied, as JSON by pool.
     pub epochs: Arc<ArcSwap<String>>,
-}
-
-/// Returns the channel for heartbeats.
-#[must_use]
-pub fn health_channel(prefix: &str) -> Arc<str> {
-    format!("{prefix}:health").into()
 }
 
 impl HeartbeatFeed {

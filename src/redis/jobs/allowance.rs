@@ -13,7 +13,7 @@ const SLOTS: u64 = 24;
 /// Callers counted apart in each slot; all others share one count.
 const CALLERS: usize = 1024;
 
-/// Bytes stored in the last 24 slots, by caller.
+/// Bytes that this gateway has stored in the last 24 slots, by caller.
 #[derive(Debug, Default)]
 pub(super) struct StoredBytes(VecDeque<Slot>);
 

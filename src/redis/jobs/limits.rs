@@ -19,8 +19,8 @@ pub struct JobLimits {
     pub answers: Duration,
     /// `true` if `x-traffic-dam-not-before` delays a job; `false` if the header is ignored.
     pub not_before: bool,
-    /// Bytes of answers over HTTP that a gateway stores within `keep` for repeats of their requests; 0
-    /// leaves `Idempotency-Key` to the workers. With queue workers it does not apply.
+    /// Bytes of answers over HTTP that all gateways store within `keep` for repeats of their requests,
+    /// each its share; 0 leaves `Idempotency-Key` to the workers. With queue workers it does not apply.
     pub idempotency: u64,
 }
 

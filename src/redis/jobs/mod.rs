@@ -60,16 +60,17 @@ pub use keys::{Job, Side, caller_hash};
 pub use limits::JobLimits;
 pub use liveness::LivenessProbe;
 pub use pending::Pending;
-pub use piece::{AnswerPiece, PieceKind, PiecePlace};
+pub use piece::AnswerPiece;
 pub use reader::Reader;
 pub use repeatable::{EarlierRequest, KnownRequest};
 pub use request::{JobRequest, JobTicket};
 pub use sessions::{SessionTurn, TurnRefused};
 pub use sides::{MovedJobs, OwnStream, Started};
-pub use signature::seal;
 pub use status::JobStatus;
 pub use stored::{LONGEST_ANSWER, StoredAnswer};
 pub use submit::{AwaitedJob, SubmitRefused};
+
+pub use super::reply::{PieceKind, PiecePlace};
 
 use std::collections::HashMap;
 use std::fmt;

@@ -9,10 +9,9 @@ use tokio::time::{Instant, sleep};
 
 use super::keys::{Job, Side, caller_hash};
 use super::limits::millis;
-use super::piece::PiecePlace;
 use super::request::JobRequest;
 use super::submit::{AwaitedJob, SubmitRefused, UnreadFate};
-use super::{JobQueue, PATIENCE};
+use super::{JobQueue, PATIENCE, PiecePlace};
 use crate::clock::unix_millis;
 use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::RedisLoss;

@@ -15,8 +15,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::keys::Job;
 use super::mailboxes::{Mailbox, MailboxContent};
-use super::piece::{AnswerPiece, PiecePlace};
-use super::{JobQueue, PATIENCE, signature};
+use super::piece::AnswerPiece;
+use super::{JobQueue, PATIENCE, PiecePlace, signature};
 use crate::metrics::RedisOp;
 use crate::redis::link::RedisLoss;
 

@@ -1,10 +1,12 @@
-//! Lua scripts that gateways run. Those of workers are in the same folder.
+//! Lua scripts that gateways run. Those of workers are in the crate `traffic-dam-worker`.
 
 use redis::Script;
 
+use crate::redis::scripts::{COMMON, END};
+
 macro_rules! of_job {
     ($own:literal) => {
-        concat!(include_str!("lua/common.lua"), include_str!($own))
+        &[COMMON, include_str!($own)].concat()
     };
 }
 
@@ -51,7 +53,7 @@ impl Default for JobScripts {
             store: Script::new(of_job!("lua/store.lua")),
             own: Script::new(of_waiting!("lua/own.lua")),
             revive: Script::new(of_waiting!("lua/revive.lua")),
-            end: Script::new(include_str!("lua/end.lua")),
+            end: Script::new(END),
             forget: Script::new(include_str!("lua/forget.lua")),
             recolour: Script::new(of_job!("lua/recolour.lua")),
             move_entry: Script::new(include_str!("lua/move.lua")),

@@ -1,32 +1,17 @@
 //! Signed replies. A signature covers job, position and kind, so that no entry can be moved.
 
-use bytes::Bytes;
-
 use super::fault::JobError;
 use super::keys::Job;
-use super::piece::{AnswerPiece, PieceKind, PiecePlace};
+use super::piece::AnswerPiece;
+use crate::redis::reply::{PieceKind, signed_place};
 use crate::redis::signing::Signing;
-
-/// Returns entry data for sending: signature, space, data. Without a key it is only the data.
-#[must_use]
-pub fn seal(
-    sealing: &Signing,
-    prefix: &str,
-    job: &str,
-    place: PiecePlace,
-    kind: PieceKind,
-    data: &Bytes,
-) -> Bytes {
-    let Some(key) = sealing.key() else { return data.clone() };
-    [key.sign(&channel(prefix, job, place, kind), data).as_bytes(), b" ", data].concat().into()
-}
 
 /// Verifies an entry and removes its signature; `None` if it is invalid. An unsigned error still
 /// ends the reply, because scripts in Redis write such entries, but its message is discarded.
 pub(super) fn open(sealing: &Signing, prefix: &str, job: Job, mut entry: AnswerPiece) -> Option<AnswerPiece> {
     let Some(key) = sealing.key() else { return Some(entry) };
     let AnswerPiece { place, kind, data } = &entry;
-    let opened = key.open(&channel(prefix, &job.to_string(), *place, *kind), data);
+    let opened = key.open(&signed_place(prefix, &job.to_string(), *place, *kind), data);
     match opened.map(|text| data.slice_ref(text)) {
         Ok(data) => entry.data = data,
         Err(_) if *kind == PieceKind::Error => entry.data = JobError::read(data).without_words(),
@@ -38,14 +23,13 @@ pub(super) fn open(sealing: &Signing, prefix: &str, job: Job, mut entry: AnswerP
     Some(entry)
 }
 
-fn channel(prefix: &str, job: &str, place: PiecePlace, kind: PieceKind) -> String {
-    format!("{prefix}:reply:{job}:{place}:{}", kind.as_str())
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::fleet::heartbeat::SigningKey;
+    use crate::redis::reply::{PiecePlace, seal};
     use crate::refusal::Reason;
 
     #[test]

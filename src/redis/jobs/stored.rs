@@ -8,11 +8,11 @@ use bytes::Bytes;
 use super::allowance::StoredBytes;
 use super::keys::Job;
 use super::limits::millis;
-use super::piece::{PieceKind, PiecePlace};
 use super::repeatable::Repeatable;
-use super::{JobQueue, PATIENCE, signature};
+use super::{JobQueue, PATIENCE, PieceKind, PiecePlace};
 use crate::metrics::{KeyUse, RedisOp};
 use crate::redis::link::RedisLoss;
+use crate::redis::reply::seal;
 
 /// Bytes of the longest answer that is stored: a hundred times a usual one.
 pub const LONGEST_ANSWER: usize = 1 << 20;
@@ -36,7 +36,8 @@ impl StoredAnswer {
         let (limits, now) = (jobs.limits(), jobs.0.link.clock().now());
         self.body = self.body.take().filter(|body| {
             let bytes = (body.len() + self.head.len()) as u64;
-            stored.take((&self.caller, bytes), (limits.idempotency, limits.keep), now)
+            let most = limits.idempotency / u64::from(jobs.0.gateways.count().max(1));
+            stored.take((&self.caller, bytes), (most, limits.keep), now)
         });
         if self.body.is_none() {
             jobs.count_key(KeyUse::NotStored);
@@ -63,7 +64,7 @@ impl JobQueue {
                 [(PieceKind::Head, &answer.head), (PieceKind::Data, body), (PieceKind::End, &Bytes::new())];
             for (n, (kind, data)) in (1..).zip(pieces) {
                 let place = PiecePlace { epoch: 1, n };
-                let sealed = signature::seal(&inner.sealing, self.prefix(), &name, place, kind, data);
+                let sealed = seal(&inner.sealing, self.prefix(), &name, place, kind, data);
                 call.arg(kind.as_str()).arg(&sealed[..]);
             }
         }

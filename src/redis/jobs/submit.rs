@@ -11,12 +11,12 @@ use super::keys::{Job, Side};
 use super::limits::millis;
 use super::liveness::LivenessProbe;
 use super::outbox::{JobEndReason, JobTask};
-use super::piece::{AnswerPiece, PieceKind, PiecePlace};
+use super::piece::AnswerPiece;
 use super::reader::Reader;
 use super::request::JobRequest;
 use super::sessions::SessionTurn;
 use super::sides::OwnStream;
-use super::{JobQueue, PATIENCE};
+use super::{JobQueue, PATIENCE, PieceKind, PiecePlace};
 use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::RedisLoss;
 

@@ -52,8 +52,8 @@ mod service;
 mod size;
 mod tally;
 
+pub use crate::redis::drainer::Membership;
 pub use options::WorkerOptions;
-pub use queue::Membership;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +65,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use driver::EngineDriver;
-use queue::QueueDrainer;
 use service::WorkerService;
 
 /// Maximum connections; more wait in the listener's backlog.
@@ -92,7 +91,7 @@ pub async fn drain(
 ) {
     let driver = Arc::new(EngineDriver::new(&options));
     let shop = Arc::new(WorkerService::new(options.clone(), Arc::clone(&driver)));
-    let drainer = QueueDrainer::new(Arc::clone(&shop), Arc::clone(&driver), options, membership);
+    let drainer = queue::drainer(Arc::clone(&shop), Arc::clone(&driver), &options, membership);
     open(listener, driver, shop, drainer.drain(shutdown)).await;
 }
 

@@ -9,8 +9,8 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ScriptInvoc
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::redis::connect::{Connection, connect};
-use crate::redis::settings::RedisSettings;
+use crate::connect::{Connection, connect};
+use crate::settings::RedisSettings;
 
 /// Time limit of an answer that Redis does not delay itself.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);

@@ -7,9 +7,9 @@ use redis::{AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisEr
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::connect::listen;
-use super::settings::RedisSettings;
-use crate::clock::Clock;
+use crate::connect::listen;
+use crate::settings::RedisSettings;
+use traffic_dam_core::clock::Clock;
 
 /// Error of the push callback: the receiver was dropped.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +17,7 @@ use crate::clock::Clock;
 struct SubscriberGone;
 
 /// Returns the error for a subscription whose connection broke.
-pub(super) fn gone() -> RedisError {
+pub fn gone() -> RedisError {
     (ErrorKind::Io, "the connection broke").into()
 }
 
@@ -26,7 +26,7 @@ const ASK: Duration = Duration::from_secs(1);
 
 /// Sends `PING`s, and completes with the error of the first that fails. A timeout while the process
 /// itself was late, by `clock`, does not count.
-pub(super) async fn until_silent(mut connection: MultiplexedConnection, clock: &Clock) -> RedisError {
+pub async fn until_silent(mut connection: MultiplexedConnection, clock: &Clock) -> RedisError {
     let mut ticks = interval(ASK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -41,7 +41,10 @@ pub(super) async fn until_silent(mut connection: MultiplexedConnection, clock: &
 }
 
 /// Connects with RESP3, for messages as pushes. Calls `lost` for each one without room.
-pub(super) async fn connect(
+///
+/// # Errors
+/// Returns an error if no server can be reached in three times `patience`.
+pub async fn connect(
     settings: &RedisSettings,
     patience: Duration,
     pushes: mpsc::Sender<PushInfo>,

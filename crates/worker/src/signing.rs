@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-use crate::fleet::heartbeat::{SignatureError, SigningKey, unsealed};
+use traffic_dam_core::fleet::heartbeat::{SignatureError, SigningKey, unsealed};
 
 /// Current signature key. Clones share it.
 #[derive(Clone, Debug, Default)]

@@ -21,7 +21,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Consumer, ConsumerIdentity, DeadEnd, EmitReply, JobRun, StreamEntry, TakenJob};
-use crate::redis::jobs::PieceKind;
+use crate::reply::PieceKind;
 
 /// Most parts per call, for an engine that yields small parts.
 const TOGETHER: usize = 64;
@@ -31,7 +31,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Executes jobs.
 pub trait AnswerEngine: Sync {
     /// Body of a response, streamed as it is generated.
-    type Body: Body<Data = Bytes, Error: Display> + Unpin + Send;
+    type Body: Body<Data = Bytes, Error: Display + Send> + Unpin + Send;
 
     /// Answers the request of a job.
     ///

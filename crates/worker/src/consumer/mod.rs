@@ -22,14 +22,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::{FromRedisValue, PushInfo, PushKind, RedisResult, Script, Value, cmd, from_redis_value};
 use tokio::sync::mpsc;
+use traffic_dam_core::clock::Clock;
+use traffic_dam_core::fleet::side;
 
 use self::connection::{ConsumerConnection, PATIENCE};
-use super::jobs::{self, PieceKind};
-use super::pushes;
-use super::settings::RedisSettings;
-use super::signing::Signing;
-use crate::clock::Clock;
-use crate::fleet::side;
+use crate::reply::{self, PieceKind, PiecePlace};
+use crate::settings::RedisSettings;
+use crate::signing::Signing;
+use crate::{pushes, scripts};
 
 /// Queued cancels. A cancel beyond that is reported by the next `emit` of its job.
 const CANCELS: usize = 1024;
@@ -86,8 +86,7 @@ impl Consumer {
     #[must_use]
     pub fn new(settings: &RedisSettings, place: ConsumerIdentity, sealing: impl Into<Signing>) -> Self {
         let prefix = Arc::clone(&settings.prefix);
-        let with_common =
-            |own: &str| Script::new(&format!("{}{own}", include_str!("../jobs/lua/common.lua")));
+        let with_common = |own: &str| Script::new(&[scripts::COMMON, own].concat());
         Self {
             streams: sides(&place)
                 .into_iter()
@@ -97,12 +96,12 @@ impl Consumer {
             settings: settings.clone(),
             reading: ConsumerConnection::new(settings, BLOCK),
             line: ConsumerConnection::new(settings, Duration::ZERO),
-            take: with_common(include_str!("../jobs/lua/take.lua")),
-            emit: with_common(include_str!("../jobs/lua/emit.lua")),
-            claim: Script::new(include_str!("../jobs/lua/claim.lua")),
-            renew: Script::new(include_str!("../jobs/lua/renew.lua")),
-            back: Script::new(include_str!("../jobs/lua/back.lua")),
-            end: Script::new(include_str!("../jobs/lua/end.lua")),
+            take: with_common(scripts::TAKE),
+            emit: with_common(scripts::EMIT),
+            claim: Script::new(scripts::CLAIM),
+            renew: Script::new(scripts::RENEW),
+            back: Script::new(scripts::BACK),
+            end: Script::new(scripts::END),
             place,
             prefix,
             sealing: sealing.into(),
@@ -264,8 +263,8 @@ impl Consumer {
         let numbered = (first..).zip(parts);
         let parts: Vec<_> = numbered
             .map(|(n, (kind, data))| {
-                let place = jobs::PiecePlace { epoch, n };
-                (kind.as_str(), jobs::seal(&self.sealing, &self.prefix, job, place, *kind, data))
+                let place = PiecePlace { epoch, n };
+                (kind.as_str(), reply::seal(&self.sealing, &self.prefix, job, place, *kind, data))
             })
             .collect();
         self.say(job, epoch, first, parts.iter().map(|(kind, data)| (*kind, &data[..]))).await

@@ -12,10 +12,15 @@ use std::time::Duration;
 use redis::{ErrorKind, RedisResult, cmd};
 use tokio::time::timeout;
 
-use super::connect::{Connection, connect};
-use super::feed::health_channel;
-use super::settings::RedisSettings;
-use crate::fleet::heartbeat::{Heartbeat, SigningKey};
+use crate::connect::{Connection, connect};
+use crate::settings::RedisSettings;
+use traffic_dam_core::fleet::heartbeat::{Heartbeat, SigningKey};
+
+/// Returns the channel for heartbeats.
+#[must_use]
+pub fn health_channel(prefix: &str) -> Arc<str> {
+    format!("{prefix}:health").into()
+}
 
 /// Time limit for connecting, and for each answer.
 const PATIENCE: Duration = Duration::from_secs(1);

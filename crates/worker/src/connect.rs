@@ -11,7 +11,7 @@ use redis::{
     ProtocolVersion, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value, pipe,
 };
 
-use super::settings::{RedisSettings, Topology};
+use crate::settings::{RedisSettings, Topology};
 
 /// Time limit for connecting; requests do not wait for it.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -23,19 +23,30 @@ const REDIRECTIONS: u32 = 3;
 
 /// An open connection; clones share it.
 #[derive(Clone)]
-pub(super) enum Connection {
+pub enum Connection {
+    /// To one server: the only one, or the master.
     Single(MultiplexedConnection),
+    /// To the nodes of a cluster.
     Cluster(ClusterConnection),
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("is_spread", &self.is_spread()).finish_non_exhaustive()
+    }
 }
 
 impl Connection {
     /// Returns `true` for a cluster, where commands on several keys cannot be pipelined.
-    pub(super) const fn is_spread(&self) -> bool {
+    pub const fn is_spread(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }
 
     /// Sends commands whose answers do not matter, pipelined if possible.
-    pub(super) async fn tell(&mut self, commands: Vec<Cmd>) -> RedisResult<()> {
+    ///
+    /// # Errors
+    /// Returns an error if Redis does not answer.
+    pub async fn tell(&mut self, commands: Vec<Cmd>) -> RedisResult<()> {
         if self.is_spread() {
             for command in commands {
                 command.query_async::<()>(self).await?;
@@ -91,7 +102,12 @@ fn config(patience: Option<Duration>) -> AsyncConnectionConfig {
         .set_pipeline_buffer_size(QUEUE)
 }
 
-pub(super) async fn connect(settings: &RedisSettings, patience: Option<Duration>) -> RedisResult<Connection> {
+/// Connects to the server, the master that sentinels know, or the cluster, within 1 s. Each answer may
+/// take `patience`; with `None` the caller bounds it.
+///
+/// # Errors
+/// Returns an error if no server can be reached.
+pub async fn connect(settings: &RedisSettings, patience: Option<Duration>) -> RedisResult<Connection> {
     if settings.topology != Topology::Cluster {
         return listen(settings, config(patience), ProtocolVersion::RESP2).await.map(Connection::Single);
     }
@@ -106,7 +122,10 @@ pub(super) async fn connect(settings: &RedisSettings, patience: Option<Duration>
 }
 
 /// Returns a connection for commands besides a subscription. Outside a cluster it is the same one.
-pub(super) async fn beside(
+///
+/// # Errors
+/// As [`connect`].
+pub async fn beside(
     listening: &MultiplexedConnection,
     settings: &RedisSettings,
     patience: Duration,
@@ -118,7 +137,10 @@ pub(super) async fn beside(
 }
 
 /// Connects to one server: the only one, the master, or any cluster node, as each relays messages.
-pub(super) async fn listen(
+///
+/// # Errors
+/// As [`connect`].
+pub async fn listen(
     settings: &RedisSettings,
     config: AsyncConnectionConfig,
     protocol: ProtocolVersion,

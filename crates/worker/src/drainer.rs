@@ -1,32 +1,23 @@
 //! A worker that takes jobs from a queue, as in `docs/queue-protocol.md`, step by step.
 //!
-//! The same service answers jobs and HTTP calls, including faults. A job with the fault `die` is
-//! left as if the process had died; a job whose stream breaks is handed back.
-//!
 //! **Failure mode.** Without Redis no new job is read. Running jobs go on and are answered when
 //! Redis is back, unless another worker claimed them. On shutdown the worker says so, takes no new
 //! job, and finishes its jobs within limits. Others claim the rest.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::Response;
-use http::request::Parts;
+use redis::RedisResult;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use traffic_dam_core::clock::unix_millis;
+use traffic_dam_core::fleet::heartbeat::{DesiredState, Heartbeat, SigningKey};
 
-use super::WorkerOptions;
-use super::body::WorkerBody;
-use super::driver::EngineDriver;
-use super::service::WorkerService;
-use crate::clock::unix_millis;
-use crate::fleet::heartbeat::{DesiredState, Heartbeat, SigningKey};
-use crate::redis::RedisResult;
-use crate::redis::consumer::{AnswerEngine, Consumer, ConsumerIdentity, NoAnswer, Runs, StreamEntry};
-use crate::redis::publisher::HeartbeatPublisher;
-use crate::redis::settings::RedisSettings;
+use crate::consumer::{AnswerEngine, Consumer, ConsumerIdentity, Runs, StreamEntry};
+use crate::publisher::HeartbeatPublisher;
+use crate::settings::RedisSettings;
 
 /// Wait before a retry after an error from Redis.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -46,31 +37,62 @@ pub struct Membership {
     pub drain: Duration,
 }
 
-pub(super) struct QueueDrainer {
+/// What an engine does at the moment, for heartbeats.
+#[derive(Clone, Debug, Default)]
+pub struct EngineReport {
+    /// The name of its model.
+    pub model: Option<Arc<str>>,
+    /// Requests that run.
+    pub running: Option<u32>,
+    /// Requests that wait in the engine.
+    pub waiting: Option<u32>,
+    /// Used share of the KV cache, 0 to 1.
+    pub kv_used: Option<f64>,
+    /// Size of the KV cache in tokens.
+    pub kv_tokens: Option<u64>,
+}
+
+/// Takes jobs for an engine, answers them, and sends heartbeats.
+pub struct Drainer<E> {
     runs: Arc<Runs>,
-    shop: Arc<WorkerService>,
-    driver: Arc<EngineDriver>,
+    engine: Arc<E>,
     membership: Membership,
-    options: WorkerOptions,
+    slots: u32,
+    report: Box<dyn Fn() -> EngineReport + Send + Sync>,
     /// `true` after a request to shut down.
     draining: watch::Sender<bool>,
 }
 
-impl QueueDrainer {
-    pub(super) fn new(
-        shop: Arc<WorkerService>,
-        driver: Arc<EngineDriver>,
-        options: WorkerOptions,
+impl<E> fmt::Debug for Drainer<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drainer").field("membership", &self.membership).finish_non_exhaustive()
+    }
+}
+
+impl<E: AnswerEngine + Send + 'static> Drainer<E> {
+    /// Creates a worker that runs up to `slots` jobs at once. `report` is called for each heartbeat.
+    #[must_use]
+    pub fn new(
+        engine: Arc<E>,
         membership: Membership,
+        slots: u32,
+        report: impl Fn() -> EngineReport + Send + Sync + 'static,
     ) -> Self {
         let Membership { redis, place, key, .. } = &membership;
         let consumer = Consumer::new(redis, place.clone(), key.clone());
         let runs = Arc::new(Runs::new(consumer, PATIENCE));
-        Self { runs, shop, driver, membership, options, draining: watch::Sender::new(false) }
+        Self {
+            runs,
+            engine,
+            membership,
+            slots,
+            report: Box::new(report),
+            draining: watch::Sender::new(false),
+        }
     }
 
     /// Takes jobs until `end` completes, then waits for the running jobs, at most the drain time.
-    pub(super) async fn drain(self, end: impl Future<Output = ()>) {
+    pub async fn drain(self, end: impl Future<Output = ()>) {
         let this = Arc::new(self);
         // Dropping this future drops both sets and their tasks.
         let (mut helpers, mut runs) = (JoinSet::new(), JoinSet::new());
@@ -91,7 +113,7 @@ impl QueueDrainer {
 
     /// Fills free slots with jobs until shutdown.
     async fn read(&self, runs: &mut JoinSet<()>) {
-        let slots = Arc::new(Semaphore::new(self.options.slots as usize));
+        let slots = Arc::new(Semaphore::new(self.slots as usize));
         let mut draining = self.draining.subscribe();
         let mut source =
             EntrySource { consumer: self.runs.consumer(), joined: false, claims: Instant::now() };
@@ -115,9 +137,9 @@ impl QueueDrainer {
                             self.runs.consumer().hand_back(&entry).await.unwrap_or_default();
                             continue;
                         }
-                        let (running, shop) = (Arc::clone(&self.runs), Arc::clone(&self.shop));
+                        let (running, engine) = (Arc::clone(&self.runs), Arc::clone(&self.engine));
                         runs.spawn(async move {
-                            running.work(&entry, &*shop).await;
+                            running.work(&entry, &*engine).await;
                             drop(slot);
                         });
                     }
@@ -145,8 +167,7 @@ impl QueueDrainer {
                 _ = ticks.tick() => {}
                 Ok(()) = draining.changed() => {}
             }
-            let gauges = self.driver.gauges();
-            let count = |count: usize| u32::try_from(count).ok();
+            let EngineReport { model, running, waiting, kv_used, kv_tokens } = (self.report)();
             let beat = Heartbeat {
                 worker: Arc::clone(&place.worker),
                 boot: Arc::clone(&boot),
@@ -155,15 +176,15 @@ impl QueueDrainer {
                 interval: place.interval,
                 url: None,
                 pool: Some(Arc::clone(&place.pool)),
-                model: Some(self.options.model.as_str().into()),
+                model,
                 colour: Some(Arc::clone(&place.colour)),
                 version: place.version.clone(),
                 state: if *draining.borrow() { DesiredState::Draining } else { DesiredState::Ready },
-                slots: Some(self.options.slots),
-                running: count(gauges.running),
-                waiting: count(gauges.waiting),
-                kv_used: Some(gauges.kv_usage),
-                kv_tokens: Some(self.options.kv_tokens),
+                slots: Some(self.slots),
+                running,
+                waiting,
+                kv_used,
+                kv_tokens,
                 ttft_p90: None,
                 itl_p90: None,
                 checks: Vec::new(),
@@ -172,14 +193,6 @@ impl QueueDrainer {
                 tracing::debug!(%error, "cannot publish heartbeats to Redis");
             }
         }
-    }
-}
-
-impl AnswerEngine for WorkerService {
-    type Body = WorkerBody;
-
-    async fn answer(&self, head: Parts, body: Bytes) -> Result<Response<WorkerBody>, NoAnswer> {
-        self.call(head, body).await.map_err(|_| NoAnswer::Silence)
     }
 }
 
