@@ -18,13 +18,13 @@ use http_body_util::Empty;
 use sha2::{Digest, Sha256};
 use tower::{Service, ServiceBuilder, service_fn};
 use traffic_dam::clock::{Clock, Nanos};
-use traffic_dam::layers::identify::{CallerSettings, ConfiguredKey, IdentifyLayer, KnownCallers};
+use traffic_dam::layers::identify::{CallerSettings, IdentifyLayer, KnownCallers};
 use traffic_dam::layers::limit::LimitLayer;
 use traffic_dam::layers::shed::ShedLayer;
 use traffic_dam::limit::RuleSet;
 use traffic_dam::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
 use traffic_dam::refusal::Unit;
-use traffic_dam::request::{Class, Kind, RequestCost, RequestRecord};
+use traffic_dam::request::{CallerRights, KeyOwner, Kind, RequestCost, RequestRecord};
 use traffic_dam::shed::settings::GateSettings;
 
 /// As in the gateway.
@@ -74,16 +74,10 @@ fn nothing(_: Request<Body>) -> Ready<Result<Response<Body>, Infallible>> {
 fn admission(criterion: &mut Criterion) {
     let clock = Clock::system();
     let callers = KnownCallers::new(CallerSettings {
-        keys: vec![ConfiguredKey {
+        keys: vec![KeyOwner {
             id: "team-a".into(),
             sha256: Sha256::digest("sk-one").into(),
-            team: None,
-            class: Class::Interactive,
-            weight: 1,
-            models: None,
-            answer_headers: None,
-            limits: None,
-            external: false,
+            rights: CallerRights::default(),
         }],
         ..CallerSettings::default()
     });

@@ -11,7 +11,7 @@ use super::StartError;
 use super::fleet::standing;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::config::settings::{CallerSource, JobMode, StickySettings as StickySetting};
+use crate::config::settings::JobMode;
 use crate::estimate::{Estimator, MediaTokens};
 use crate::fleet::registry::RegistryRevision;
 use crate::fleet::{Colours, Fleet};
@@ -19,7 +19,7 @@ use crate::glob::Glob;
 use crate::layers::buffers::Buffers;
 use crate::layers::cost::{CostSettings, SessionSource};
 use crate::layers::explain::ExplainLayer;
-use crate::layers::identify::{CallerSettings, ConfiguredKey, IdentitySource, KnownCallers};
+use crate::layers::identify::KnownCallers;
 use crate::layers::intake::IntakeBounds;
 use crate::layers::jobs::{JobHandling, JobsSettings};
 use crate::layers::jwt::Tokens;
@@ -27,23 +27,20 @@ use crate::layers::limit::{LimitLayer, RuleCounting, RuleMetrics};
 use crate::layers::maintenance::MaintenanceSwitch;
 use crate::layers::models::ModelCache;
 use crate::layers::observe::RequestMetrics;
-use crate::layers::paths::{Paths, RouteSettings};
+use crate::layers::paths::Paths;
 use crate::layers::prefixes::Prefixes;
 use crate::layers::responses::ResponseHomes;
 use crate::layers::tokenizers::Tokenizers;
 use crate::layers::unserved::UnservedCallers;
 use crate::metrics::Metrics;
 use crate::models::ModelTable;
-use crate::openai::body::{Pointer, Shape};
 use crate::redis::callers::StoredCallers;
 use crate::redis::jobs::JobQueue;
 use crate::refusal::Unit;
-use crate::request::RouteTimeouts;
-use crate::server::ListenerBounds;
 use crate::server::admin::{AdminSettings, Token};
 use crate::spans::Spans;
 use crate::stack::{Stack, StackParts};
-use crate::upstream::{QueueSettings, RetrySettings, Upstream, UpstreamSettings, UpstreamTimeouts, tls};
+use crate::upstream::{QueueSettings, Upstream, UpstreamSettings, tls};
 
 /// State that survives a reload.
 pub(super) struct SurvivingState {
@@ -89,7 +86,6 @@ pub(super) fn with_authorities(mut settings: Settings) -> Result<Settings, Start
 
 /// Builds the settings of the forwarder.
 pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartError> {
-    let Settings { timeouts, retry, .. } = settings;
     let authorities = match &settings.worker_ca {
         Some(file) => {
             tls::authorities_in(file).map_err(|source| StartError::WorkerCa { file: file.clone(), source })?
@@ -100,14 +96,8 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
     let encrypted = (settings.discovery.is_some() && !queue)
         || settings.workers.iter().any(|worker| worker.url.scheme_str() == Some("https"));
     Ok(UpstreamSettings {
-        timeouts: UpstreamTimeouts {
-            connect: timeouts.connect,
-            first_token: timeouts.first_token,
-            hold: timeouts.hold,
-            idle: timeouts.idle,
-            total: timeouts.total,
-        },
-        retry: RetrySettings { max: retry.max, budget: retry.budget },
+        timeouts: settings.timeouts,
+        retry: settings.retry,
         http2: settings.http2,
         forward_authorization: settings.callers.forward_authorization,
         answer_headers: settings.answer_headers,
@@ -127,21 +117,6 @@ pub(super) fn spans(settings: &Settings) -> Result<Option<Arc<Spans>>, StartErro
     let encrypted = told.endpoint.scheme_str() == Some("https");
     let tls = if encrypted { Some(tls::client_config([]).map_err(StartError::SpanTls)?) } else { None };
     Ok(Some(Arc::new(Spans::new(told, tls).map_err(|error| StartError::Spans(error.to_string()))?)))
-}
-
-/// Builds the listener's limits on connections and their clients.
-pub(super) fn bounds(settings: &Settings) -> ListenerBounds {
-    let bounds = &settings.bounds;
-    ListenerBounds {
-        headers: bounds.headers,
-        header_read: bounds.header_read,
-        connections: bounds.connections,
-        per_ip: bounds.per_ip.unwrap_or(0),
-        per_ip_exempt: settings.callers.trusted_proxies.clone(),
-        h2_streams: bounds.h2_streams,
-        client_stall: bounds.client_stall,
-        ..ListenerBounds::default()
-    }
 }
 
 /// Builds the access rules of the admin port.
@@ -194,7 +169,9 @@ pub(super) fn stack(
         explain: explain(settings, clock),
         maintenance: Arc::clone(maintenance),
         callers: Arc::new(
-            KnownCallers::new(callers(settings)).with_stored(stored_callers.clone()).with_tokens(tokens),
+            KnownCallers::new(settings.callers.clone())
+                .with_stored(stored_callers.clone())
+                .with_tokens(tokens),
         ),
         intake: Arc::new(CostSettings {
             paths: Arc::clone(paths),
@@ -212,11 +189,7 @@ pub(super) fn stack(
             },
             buffers: Arc::clone(buffers),
             models: Arc::clone(&models),
-            sticky: match &settings.sticky {
-                StickySetting::Header(name) => SessionSource::Header(name.clone()),
-                StickySetting::Cookie(name) => SessionSource::Cookie(Arc::clone(name)),
-                StickySetting::Body(_) => SessionSource::Body,
-            },
+            sticky: settings.sticky.clone(),
             wants_usage: settings.rules.iter().any(|rule| rule.unit == Unit::Tokens),
             reserves_max: settings.rules.iter().any(|rule| rule.unit == Unit::Tokens && rule.reserve_max),
             estimates: Arc::clone(estimates),
@@ -259,7 +232,7 @@ pub(super) fn stack(
 
 /// Returns the longest time that a request may wait and be answered.
 fn longest(settings: &Settings) -> Duration {
-    let total = settings.routes.iter().map(|route| route.timeouts.total).max().unwrap_or_default();
+    let total = settings.routes.iter().filter_map(|route| route.timeouts.total).max().unwrap_or_default();
     settings.gate.queue_wait + settings.timeouts.total.max(total) + Duration::from_secs(60)
 }
 
@@ -269,68 +242,16 @@ fn explain(settings: &Settings, clock: &Clock) -> ExplainLayer {
     ExplainLayer::new(tokens.map(|token| Sha256::digest(token.expose()).into()), clock.clone())
 }
 
-fn callers(settings: &Settings) -> CallerSettings {
-    let callers = &settings.callers;
-    CallerSettings {
-        from: callers
-            .from
-            .iter()
-            .map(|source| match source {
-                CallerSource::ApiKey => IdentitySource::ApiKey,
-                CallerSource::Header(name) => IdentitySource::Header(name.clone()),
-                CallerSource::Ip => IdentitySource::Ip,
-            })
-            .collect(),
-        trusted_proxies: callers.trusted_proxies.clone(),
-        key_headers: callers.key_headers.clone(),
-        anonymous: !callers.refuse_anonymous,
-        default_class: callers.default_class,
-        forward_authorization: callers.forward_authorization,
-        keys: callers
-            .keys
-            .iter()
-            .map(|key| ConfiguredKey {
-                id: Arc::clone(&key.id),
-                team: key.team.clone(),
-                sha256: key.digest.0,
-                class: key.class,
-                weight: key.weight,
-                limits: key.limits.clone(),
-                models: key.models.clone(),
-                answer_headers: key.answer_headers,
-                external: key.external,
-            })
-            .collect(),
-    }
-}
-
-/// Builds the table of allowed paths; `jobs` adds those of jobs. Pointers are already validated.
-pub(super) fn paths(settings: &Settings, jobs: bool) -> Result<Paths, StartError> {
-    let pointer = |text: &Option<Arc<str>>| text.as_deref().map(Pointer::parse).transpose();
-    let everywhere = match &settings.sticky {
-        StickySetting::Body(text) => Some(Pointer::parse(text)?),
-        StickySetting::Header(_) | StickySetting::Cookie(_) => None,
+/// Builds the table of allowed paths; `jobs` adds those of jobs.
+pub(super) fn paths(settings: &Settings, jobs: bool) -> Paths {
+    let session = match &settings.sticky {
+        SessionSource::Body(pointer) => Some(pointer),
+        SessionSource::Header(_) | SessionSource::Cookie(_) => None,
     };
-    let mut routes = Vec::with_capacity(settings.routes.len());
-    for route in &settings.routes {
-        let session = pointer(&route.session)?.or_else(|| everywhere.clone());
-        routes.push(RouteSettings {
-            path: Arc::clone(&route.path),
-            shape: Shape::route(route.kind, pointer(&route.prompt)?, pointer(&route.max_tokens)?)
-                .with_session(session),
-            retry: route.retry,
-            timeouts: RouteTimeouts {
-                first_token: Some(route.timeouts.first_token),
-                head_without_content: Some(route.timeouts.hold),
-                idle: Some(route.timeouts.idle),
-                total: Some(route.timeouts.total),
-            },
-        });
-    }
-    let paths = Paths::new(&routes, settings.paths.clone(), everywhere.as_ref())
+    let paths = Paths::new(&settings.routes, settings.paths.clone(), session)
         .with_kinds(&settings.kinds)
         .with_media_urls(&settings.media_urls);
-    Ok(if jobs { paths.with_jobs() } else { paths })
+    if jobs { paths.with_jobs() } else { paths }
 }
 
 fn cors(settings: &Settings) -> Option<CorsLayer> {

@@ -14,7 +14,7 @@ use crate::limit::denial::quota_in_words;
 use crate::limit::{ExpectedCost, Explained, RuleView, Served, Subject};
 use crate::models::ModelTable;
 use crate::openai::kinds::{self, Output};
-use crate::request::{AllowedModels, Class, Kind, OwnLimits};
+use crate::request::{CallerRights, Class, Kind};
 
 /// Default path of a query.
 const PATH: &str = "/v1/chat/completions";
@@ -108,22 +108,13 @@ fn shown(explained: &Explained, subject: &Subject<'_>) -> Value {
 }
 
 impl App {
-    /// Returns the caller's own limits.
-    fn own_limits(&self, settings: &Settings, caller: &str) -> Option<Arc<OwnLimits>> {
+    /// Returns the rights of the caller, if it has a key.
+    fn rights(&self, settings: &Settings, caller: &str) -> Option<CallerRights> {
         let id = caller.strip_prefix("key:")?;
         if let Some(key) = settings.callers.keys.iter().find(|key| *key.id == *id) {
-            return key.limits.clone();
+            return Some(key.rights.clone());
         }
-        self.0.together.as_ref()?.callers.as_ref()?.known(id)?.limits.clone()
-    }
-
-    /// Returns the models that the caller may use, if not all.
-    fn allowed_models(&self, settings: &Settings, caller: &str) -> Option<Arc<AllowedModels>> {
-        let id = caller.strip_prefix("key:")?;
-        if let Some(key) = settings.callers.keys.iter().find(|key| *key.id == *id) {
-            return key.models.clone();
-        }
-        self.0.together.as_ref()?.callers.as_ref()?.known(id)?.models.clone()
+        Some(self.0.together.as_ref()?.callers.as_ref()?.known(id)?.rights.clone())
     }
 
     /// Returns the state of every rule for the request that `query` describes.
@@ -131,11 +122,11 @@ impl App {
         let question = ExplainQuery::read(&query)?;
         let live = self.0.live.load_full();
         let path = question.path.as_deref().unwrap_or(PATH);
-        let own = question.caller.as_deref().and_then(|caller| self.own_limits(&live.settings, caller));
+        let rights = question.caller.as_deref().and_then(|caller| self.rights(&live.settings, caller));
+        let CallerRights { limits: own, models, .. } = rights.unwrap_or_default();
         let (kind, route) = kind_of(&live.paths, path);
         let kind = kinds::row(kind);
         let caller = question.caller.as_deref().unwrap_or("anonymous");
-        let models = self.allowed_models(&live.settings, caller);
         let table = ModelTable::new(&live.settings.model_specs());
         let model_route = table.route(question.model.as_deref(), models.as_deref(), 0, true);
         // As for a real request: only calls that name a model are assigned to a pool.

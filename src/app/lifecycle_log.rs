@@ -32,7 +32,7 @@ impl App {
             rules = listed(settings.rules.iter().map(rule)),
             body_bytes = settings.bounds.body,
             buffered_bytes = settings.bounds.buffered,
-            connections = settings.bounds.connections,
+            connections = settings.bounds.listener.connections,
             "started"
         );
     }

@@ -156,7 +156,7 @@ impl App {
             upstream: upstream.clone(),
             stored_callers: together.as_ref().and_then(|together| together.callers.clone()),
             responses: Arc::clone(&responses),
-            paths: Arc::new(build::paths(&settings, has_jobs)?),
+            paths: Arc::new(build::paths(&settings, has_jobs)),
             jobs: together.as_ref().map(RedisParts::job_handling),
             spans: build::spans(&settings)?,
         };
@@ -180,7 +180,7 @@ impl App {
             backlog: Mutex::default(),
             upstream,
             upstream_settings,
-            bounds: Arc::new(ArcSwap::from_pointee(build::bounds(&settings))),
+            bounds: Arc::new(ArcSwap::from_pointee(settings.bounds.listener.clone())),
             admin: Arc::new(ArcSwap::from_pointee(build::admin(&settings))),
             lost_lines: OnceLock::new(),
             shown: Arc::default(),

@@ -240,7 +240,7 @@ impl App {
         let tokens = tokens::tokens(&settings, key_source.as_ref());
         let exact = Arc::new(tokenizers::load(&settings, Some(&before.exact))?);
         let has_jobs = inner.together.as_ref().is_some_and(|together| together.jobs.is_some());
-        let paths = Arc::new(build::paths(&settings, has_jobs)?);
+        let paths = Arc::new(build::paths(&settings, has_jobs));
         let state = self.state(spans.clone(), Arc::clone(&exact), Arc::clone(&paths));
         let stack = build::stack(&settings, &counting, tokens, &state)?;
 
@@ -250,7 +250,7 @@ impl App {
             Arc::new(inner.fleet_sync.fleet(&settings, self.sharing_workers(&settings), &inner.fleet.load()));
         inner.buffers.resize(settings.bounds.buffered);
         inner.upstream_settings.store(Arc::new(upstream));
-        inner.bounds.store(Arc::new(build::bounds(&settings)));
+        inner.bounds.store(Arc::new(settings.bounds.listener.clone()));
         inner.admin.store(Arc::new(build::admin(&settings)));
         inner.key_source.send_replace(key_source);
         inner.fleet.store(Arc::clone(&fleet));

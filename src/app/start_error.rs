@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::openai::body::PointerError;
 use crate::server::CertificateError;
 use crate::upstream::tls::TlsClientError as WorkerTlsError;
 
@@ -88,9 +87,6 @@ pub enum StartError {
     /// The collector cannot be used.
     #[error("tracing.otlp: {0}")]
     Spans(String),
-    /// A JSON pointer is invalid.
-    #[error("routes: {0}")]
-    Pointer(#[from] PointerError),
     /// The admin port would be open to others.
     #[error("{0}")]
     OpenAdmin(String),

@@ -45,7 +45,7 @@ impl KeySource {
         settings: &Settings,
         before: Option<&Arc<Self>>,
     ) -> Result<Option<Arc<Self>>, StartError> {
-        let Some(tokens) = &settings.callers.tokens else { return Ok(None) };
+        let Some(tokens) = &settings.tokens else { return Ok(None) };
         let source = match &tokens.keys {
             JwksSource::File(file) => {
                 let read = || KeySet::read(&std::fs::read(file).map_err(|error| error.to_string())?);
@@ -117,7 +117,7 @@ impl KeyServer {
 
 /// Returns the verifier of tokens with the keys of `source`.
 pub(super) fn tokens(settings: &Settings, source: Option<&Arc<KeySource>>) -> Option<Tokens> {
-    let (tokens, source) = settings.callers.tokens.as_ref().zip(source)?;
+    let (tokens, source) = settings.tokens.as_ref().zip(source)?;
     Some(Tokens::new(tokens.tokens.clone(), Arc::clone(&source.keys)))
 }
 

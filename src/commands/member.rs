@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use traffic_dam::config::syntax::{Id, Millis, RedisUrl, Syntax};
+use traffic_dam::config::syntax::{Id, RedisUrl, Syntax};
 use traffic_dam::fleet::heartbeat::{INTERVAL, SigningKey};
 use traffic_dam::redis::settings::RedisSettings;
 
@@ -55,7 +55,7 @@ pub(crate) fn read<T: Syntax>(text: &str) -> Result<T, String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    read::<Millis>(text).map(Millis::get)
+    read(text)
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

@@ -8,15 +8,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Uri};
-use ipnet::IpNet;
+use http::{HeaderValue, Uri};
 
 use super::file::ConfigFile;
-use super::syntax::{Digest, Secret};
+use super::syntax::Secret;
 use crate::fleet::heartbeat::SigningKey;
 use crate::fleet::registry::RegistrySettings;
 use crate::fleet::spec::{Http2Mode, WorkerSpec};
+use crate::layers::cost::SessionSource;
+use crate::layers::identify::CallerSettings;
 use crate::layers::jwt::TokenSettings;
+use crate::layers::paths::RouteSettings;
 use crate::layers::prefixes::PrefixShare;
 use crate::limit::rule::Rule;
 use crate::models::ModelSpec;
@@ -24,9 +26,11 @@ use crate::openai::body::MediaUrls;
 use crate::openai::kinds::OptionalKind;
 use crate::redis::jobs::JobLimits;
 use crate::redis::settings::RedisSettings;
-use crate::request::{AllowedModels, AnswerHeaders, Class, Kind, OwnLimits};
+use crate::request::AnswerHeaders;
+use crate::server::ListenerBounds;
 use crate::shed::settings::GateSettings;
 use crate::spans::SpanSettings;
+use crate::upstream::{RetrySettings, UpstreamTimeouts};
 
 /// All settings.
 #[derive(Clone, Debug)]
@@ -38,7 +42,9 @@ pub struct Settings {
     /// The administration port.
     pub admin: AdminPortSettings,
     /// Identification of callers.
-    pub callers: CallersSettings,
+    pub callers: CallerSettings,
+    /// Callers that send a signed token (JWT).
+    pub tokens: Option<TokenSource>,
     /// The rules, in the order of the file.
     pub rules: Vec<Rule>,
     /// State that several gateways share.
@@ -65,11 +71,11 @@ pub struct Settings {
     /// Time that a turn of a session waits for the worker that had the turn before, in a queue.
     pub sticky_wait: Duration,
     /// Source of the session ID.
-    pub sticky: StickySettings,
-    /// Timeouts of a request's steps.
-    pub timeouts: WorkerTimeouts,
+    pub sticky: SessionSource,
+    /// Timeouts of a request's steps; each is more than zero, except `hold`.
+    pub timeouts: UpstreamTimeouts,
     /// Retries on another worker.
-    pub retry: WorkerRetrySettings,
+    pub retry: RetrySettings,
     /// Whether requests go to workers over HTTP/2; `None` for the default of each.
     pub http2: Option<Http2Mode>,
     /// File with additional certificate authorities for workers.
@@ -78,8 +84,8 @@ pub struct Settings {
     pub kinds: Vec<OptionalKind>,
     /// Patterns for paths forwarded as one request with zero tokens.
     pub paths: Vec<Arc<str>>,
-    /// Custom endpoints of a chatbot API.
-    pub routes: Vec<RouteSpec>,
+    /// Custom endpoints of a chatbot API. No two match the same path.
+    pub routes: Vec<RouteSettings>,
     /// Properties of models; the first entry whose pattern matches applies.
     pub models: Vec<ModelSettings>,
     /// Bytes of sound or video that are reserved as one token; at least 1.
@@ -109,7 +115,7 @@ impl Settings {
         let pairs = [&self.tls, &self.admin.tls].into_iter().flatten();
         let files =
             pairs.flat_map(|pair| [&pair.cert, &pair.key]).chain(&self.worker_ca).chain(&self.shared.ca);
-        let keys = self.callers.tokens.iter().filter_map(|tokens| tokens.keys.file());
+        let keys = self.tokens.iter().filter_map(|tokens| tokens.keys.file());
         let tokenizers = self.models.iter().filter_map(|model| model.tokenizer.as_ref());
         files.chain(keys).chain(tokenizers).cloned().collect()
     }
@@ -208,28 +214,6 @@ pub struct AdminPortSettings {
     pub hosts: Vec<String>,
 }
 
-/// Identification of callers.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CallersSettings {
-    /// Sources of a caller's identity, in order; the first that a request provides is used.
-    pub from: Vec<CallerSource>,
-    /// Proxies whose `X-Forwarded-For` and identity headers are trusted.
-    pub trusted_proxies: Vec<IpNet>,
-    /// Headers for a caller's key; the first present one counts. In `authorization` the key follows
-    /// `Bearer`.
-    pub key_headers: Vec<HeaderName>,
-    /// `true` if a request that no key matches is refused.
-    pub refuse_anonymous: bool,
-    /// Default class.
-    pub default_class: Class,
-    /// `true` if the caller's `authorization` header is forwarded to workers.
-    pub forward_authorization: bool,
-    /// Callers that send a signed token (JWT).
-    pub tokens: Option<TokenSource>,
-    /// Callers known by their keys.
-    pub keys: Vec<CallerKeySettings>,
-}
-
 /// Callers that send a signed token (JWT).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenSource {
@@ -264,96 +248,8 @@ impl JwksSource {
     }
 }
 
-/// Source of a caller's identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CallerSource {
-    /// The caller's API key.
-    ApiKey,
-    /// A header set by a trusted proxy.
-    Header(HeaderName),
-    /// The client's address.
-    Ip,
-}
-
-/// A caller known by its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CallerKeySettings {
-    /// Name of the caller, without its namespace (`key:`).
-    pub id: Arc<str>,
-    /// Team of the caller.
-    pub team: Option<Arc<str>>,
-    /// SHA-256 of the caller's key.
-    pub digest: Digest,
-    /// Class of the caller, and the highest class that its requests may ask for.
-    pub class: Class,
-    /// Share of a contended pool, relative to the weights of other callers; at least 1.
-    pub weight: u32,
-    /// Limits that override those of rules, by rule name.
-    pub limits: Option<Arc<OwnLimits>>,
-    /// Models that the caller may ask for; `None` for all.
-    pub models: Option<Arc<AllowedModels>>,
-    /// Headers of its answers; `None` for [`Settings::answer_headers`].
-    pub answer_headers: Option<AnswerHeaders>,
-    /// `true` if its requests may go to external workers.
-    pub external: bool,
-}
-
-/// Source of the session ID.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StickySettings {
-    /// Name of a request header.
-    Header(HeaderName),
-    /// Name of a cookie.
-    Cookie(Arc<str>),
-    /// JSON pointer to a value in the request body.
-    Body(Arc<str>),
-}
-
-/// Timeouts of a request's steps; each is more than zero, except `hold`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WorkerTimeouts {
-    /// Maximum time to connect to a worker.
-    pub connect: Duration,
-    /// Maximum time from the request to the first token of a stream.
-    pub first_token: Duration,
-    /// Time from the request until a stream's response head is sent even without a token.
-    pub hold: Duration,
-    /// Maximum time between two chunks of a response.
-    pub idle: Duration,
-    /// Maximum time for the whole request.
-    pub total: Duration,
-}
-
-/// Retries on another worker.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct WorkerRetrySettings {
-    /// Maximum number of other workers tried for one request.
-    pub max: u32,
-    /// Share of the requests of the last 10 s that may be retries, 0…1.
-    pub budget: f64,
-}
-
-/// A custom endpoint of a chatbot API. No two match the same path.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteSpec {
-    /// The path, or a pattern for paths, in which `*` matches any run of characters.
-    pub path: Arc<str>,
-    /// Kind of the call.
-    pub kind: Kind,
-    /// JSON pointer to the prompt in the body; `None` for the kind's usual place.
-    pub prompt: Option<Arc<str>>,
-    /// JSON pointer to the session ID in the body; `None` for [`Settings::sticky`].
-    pub session: Option<Arc<str>>,
-    /// JSON pointer to the maximum number of answer tokens; `None` for the kind's usual place.
-    pub max_tokens: Option<Arc<str>>,
-    /// `true` if a request may be retried on another worker after a worker may have begun it.
-    pub retry: bool,
-    /// Timeouts of a request's steps.
-    pub timeouts: WorkerTimeouts,
-}
-
 /// Limits on connections and requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BoundsSettings {
     /// Maximum size of a request body, in bytes.
     pub body: u64,
@@ -363,18 +259,8 @@ pub struct BoundsSettings {
     pub buffered: u64,
     /// Maximum time for a request body to arrive.
     pub body_read: Duration,
-    /// Maximum time during which a client accepts no byte of its response.
-    pub client_stall: Duration,
-    /// Maximum size of a request head, in bytes: 8 KiB to 1 MiB.
-    pub headers: usize,
-    /// Maximum time for a request head to arrive.
-    pub header_read: Duration,
-    /// Maximum number of open connections.
-    pub connections: usize,
-    /// Maximum number of open connections per address, trusted proxies exempt; `None` for no limit.
-    pub per_ip: Option<usize>,
-    /// Maximum number of concurrent requests on one HTTP/2 connection.
-    pub h2_streams: u32,
+    /// Limits of the listener for callers.
+    pub listener: ListenerBounds,
 }
 
 /// Graceful shutdown.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Settings;
 use super::file::RedisSection;
 use super::settings::JobMode;
-use super::syntax::{Millis, Text};
+use super::syntax::Text;
 use crate::estimate::UNKNOWN_OUTPUT;
 use crate::glob::Glob;
 use crate::limit::rule::{Algorithm, Rule};
@@ -43,7 +43,7 @@ impl Settings {
         }
         let (wait, slo) = (self.gate.queue_wait, self.gate.ttft_slo);
         if wait >= slo && !slo.is_zero() {
-            let [wait, slo] = [wait, slo].map(|time| Text(millis(time)).to_string());
+            let [wait, slo] = [wait, slo].map(|time| Text(time).to_string());
             let problem = format!(
                 "`{wait}` is not shorter than `concurrency.ttft_slo` (`{slo}`): a request that waits this long misses the TTFT \
                  SLO before it is sent; the default is a quarter of the SLO"
@@ -118,24 +118,20 @@ impl Settings {
         let callers = &self.callers;
         let known = if !callers.keys.is_empty() {
             "`callers.keys`"
-        } else if callers.tokens.is_some() {
+        } else if self.tokens.is_some() {
             "`callers.jwt`"
         } else if self.shared.callers {
             "`callers.stored`"
         } else {
             return None;
         };
-        (!callers.refuse_anonymous).then(|| {
+        callers.anonymous.then(|| {
             format!(
                 "`allow` together with {known}: a request without a key, or with an unknown one, is served too; `refuse` answers it \
                  with 401"
             )
         })
     }
-}
-
-fn millis(time: std::time::Duration) -> Millis {
-    Millis::new(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Warns of a rule in tokens that has no room for an answer of unknown length.

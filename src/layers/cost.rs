@@ -31,7 +31,7 @@ use crate::layers::tokenizers::Tokenizers;
 use crate::metrics::Metrics;
 use crate::models::{ModelRoute, ModelTable};
 use crate::net::fields::{elements_of, is_encoded};
-use crate::openai::body::{Facts, ModelText, SplicedBody, parse, spliced};
+use crate::openai::body::{Facts, ModelText, Pointer, SplicedBody, parse, spliced};
 use crate::openai::dialect::Dialect;
 use crate::openai::kinds::{self, BesideBounds, BodyUse, Output};
 use crate::openai::tap::without_mark;
@@ -51,8 +51,8 @@ pub enum SessionSource {
     Header(HeaderName),
     /// In a cookie of this name.
     Cookie(Arc<str>),
-    /// In the body, where the shape of its route points.
-    Body,
+    /// In the body, unless the shape of its route points elsewhere.
+    Body(Pointer),
 }
 
 /// State shared by all services of the layer.
@@ -124,7 +124,7 @@ impl CostSettings {
         let name = match &self.sticky {
             SessionSource::Header(header) => headers.get(header)?.as_bytes(),
             SessionSource::Cookie(wanted) => cookie(headers, wanted)?.as_bytes(),
-            SessionSource::Body => in_body?.as_bytes(),
+            SessionSource::Body(_) => in_body?.as_bytes(),
         };
         // A fixed hash key, so that all gateways agree on a worker. The caller is hashed too, so
         // that no caller can name another's session.

@@ -28,9 +28,7 @@ use crate::net::fields::elements_of;
 use crate::redis::callers::StoredCallers;
 use crate::refusal::{Reason, Refusal};
 use crate::request::network_of;
-use crate::request::{
-    AllowedModels, AnswerHeaders, Caller, Class, Forwarding, OwnLimits, Peer, RequestRecord,
-};
+use crate::request::{Caller, CallerRights, Class, Forwarding, KeyOwner, Peer, RequestRecord};
 
 /// Request header that lowers the request's own class.
 pub const CLASS_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-class");
@@ -46,29 +44,6 @@ pub enum IdentitySource {
     Header(HeaderName),
     /// The client's address.
     Ip,
-}
-
-/// A configured API key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfiguredKey {
-    /// The owner's id, without its namespace.
-    pub id: Arc<str>,
-    /// SHA-256 of the secret.
-    pub sha256: [u8; 32],
-    /// The owner's class; a request may lower it, not raise it.
-    pub class: Class,
-    /// The team that the owner belongs to.
-    pub team: Option<Arc<str>>,
-    /// The owner's weight, at least 1.
-    pub weight: u32,
-    /// The owner's own limits.
-    pub limits: Option<Arc<OwnLimits>>,
-    /// The models that the owner may use; `None` for all.
-    pub models: Option<Arc<AllowedModels>>,
-    /// Headers of the owner's answers; `None` for the general setting.
-    pub answer_headers: Option<AnswerHeaders>,
-    /// Whether the owner may use external workers.
-    pub external: bool,
 }
 
 /// Settings of caller identification.
@@ -88,7 +63,7 @@ pub struct CallerSettings {
     /// Whether the client's own credentials are forwarded to the worker.
     pub forward_authorization: bool,
     /// The configured keys.
-    pub keys: Vec<ConfiguredKey>,
+    pub keys: Vec<KeyOwner>,
 }
 
 impl Default for CallerSettings {
@@ -121,13 +96,7 @@ struct Owner {
     /// Namespace of the id: `key` or `jwt`.
     namespace: &'static str,
     id: Arc<str>,
-    class: Class,
-    team: Option<Arc<str>>,
-    weight: u32,
-    limits: Option<Arc<OwnLimits>>,
-    models: Option<Arc<AllowedModels>>,
-    answer_headers: Option<AnswerHeaders>,
-    external: bool,
+    rights: CallerRights,
 }
 
 /// The credentials of a request, and their owner.
@@ -207,7 +176,8 @@ impl KnownCallers {
                 "None of the sources in `callers.from` identifies this request.",
             ));
         };
-        let ceiling = owner.as_ref().map_or(self.settings.default_class, |owner| owner.class);
+        let rights = owner.map(|owner| owner.rights).unwrap_or_default();
+        let ceiling = rights.class.unwrap_or(self.settings.default_class);
         let class = match headers.get(&CLASS_HEADER) {
             None => ceiling,
             Some(value) => {
@@ -222,13 +192,7 @@ impl KnownCallers {
                 )?
             }
         };
-        let caller = match owner {
-            Some(Owner { team, weight, limits, models, answer_headers, external, .. }) => {
-                Caller { id: id.into(), team, class, weight, limits, models, answer_headers, external }
-            }
-            None => Caller { class, ..Caller::new(id) },
-        };
-        Ok((caller, forwarding))
+        Ok((Caller::with_rights(id, class, rights), forwarding))
     }
 
     /// Returns `true` if `address` is a trusted proxy.
@@ -275,33 +239,15 @@ impl KnownCallers {
     }
 
     fn owner_of_key(&self, digest: &[u8; 32]) -> Option<Owner> {
-        let space = "key";
-        let found = self.by_digest.get(digest).and_then(|index| self.settings.keys.get(*index));
-        if let Some(key) = found.filter(|key| bool::from(key.sha256.ct_eq(digest))) {
-            return Some(Owner {
-                namespace: space,
+        let owner = |key: &KeyOwner| {
+            bool::from(key.sha256.ct_eq(digest)).then(|| Owner {
+                namespace: "key",
                 id: Arc::clone(&key.id),
-                team: key.team.clone(),
-                class: key.class,
-                weight: key.weight,
-                limits: key.limits.clone(),
-                models: key.models.clone(),
-                answer_headers: key.answer_headers,
-                external: key.external,
-            });
-        }
-        let key = self.stored.as_ref()?.find(digest).filter(|key| bool::from(key.sha256.ct_eq(digest)))?;
-        Some(Owner {
-            namespace: space,
-            id: Arc::clone(&key.id),
-            team: key.team.clone(),
-            class: key.class.unwrap_or(self.settings.default_class),
-            weight: key.weight,
-            limits: key.limits.clone(),
-            models: key.models.clone(),
-            answer_headers: None,
-            external: key.external,
-        })
+                rights: key.rights.clone(),
+            })
+        };
+        let configured = self.by_digest.get(digest).and_then(|index| self.settings.keys.get(*index));
+        configured.and_then(owner).or_else(|| owner(&*self.stored.as_ref()?.find(digest)?))
     }
 
     /// Returns `None` if the secret is no token, or if tokens are not configured.
@@ -310,13 +256,7 @@ impl KnownCallers {
         Some(tokens.check(secret, digest, unix_seconds()).map(|bearer| Owner {
             namespace: "jwt",
             id: Arc::clone(&bearer.id),
-            team: bearer.team.clone(),
-            class: bearer.class.unwrap_or(self.settings.default_class),
-            weight: 1,
-            limits: None,
-            models: bearer.models.clone(),
-            answer_headers: None,
-            external: bearer.external,
+            rights: bearer.rights.clone(),
         }))
     }
 
@@ -440,16 +380,10 @@ mod tests {
         let mut settings = CallerSettings {
             forward_authorization: false,
             trusted_proxies: vec!["10.0.0.0/8".parse().expect("a network")],
-            keys: vec![ConfiguredKey {
+            keys: vec![KeyOwner {
                 id: "team-a".into(),
                 sha256: Sha256::digest(SECRET).into(),
-                class: Class::Interactive,
-                team: None,
-                weight: 2,
-                limits: None,
-                models: None,
-                answer_headers: None,
-                external: false,
+                rights: CallerRights { weight: 2, ..CallerRights::default() },
             }],
             ..CallerSettings::default()
         };

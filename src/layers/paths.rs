@@ -18,7 +18,7 @@ use crate::refusal::{Reason, Refusal};
 use crate::request::{Kind, RouteTimeouts};
 
 /// A chatbot API's own endpoint, treated as one of the kinds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteSettings {
     /// The path, decoded, or a pattern for paths: `*` stands for any run of characters.
     pub path: Arc<str>,

@@ -22,9 +22,10 @@ use tokio::time::sleep;
 
 use super::link::{RedisLink, RedisLoss};
 use super::signing::Signing;
+use crate::hex;
 use crate::limit::own_limits::WrittenLimit;
 use crate::metrics::RedisOp;
-use crate::request::{AllowedModels, Class, OwnLimits};
+use crate::request::{AllowedModels, CallerRights, Class, KeyOwner, OwnLimits};
 
 /// How often the version is polled.
 const LOOK: Duration = Duration::from_secs(1);
@@ -38,27 +39,6 @@ const LONGEST_ID: usize = 64;
 /// Most patterns for models of a caller, and the longest one in bytes, as in the configuration.
 const MOST_MODELS: usize = 64;
 const LONGEST_PATTERN: usize = 256;
-
-/// A caller, as stored in Redis.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredCaller {
-    /// Its name, without the namespace.
-    pub id: Arc<str>,
-    /// SHA-256 of its key.
-    pub sha256: [u8; 32],
-    /// Highest class that it may ask for; `None` for the configured default.
-    pub class: Option<Class>,
-    /// Its share of a contended pool relative to others.
-    pub weight: u32,
-    /// Its team.
-    pub team: Option<Arc<str>>,
-    /// Its own limits, which override those of the rules.
-    pub limits: Option<Arc<OwnLimits>>,
-    /// The models that it may use; `None` for all.
-    pub models: Option<Arc<AllowedModels>>,
-    /// Whether it may use external workers.
-    pub external: bool,
-}
 
 /// Stored caller without its key: JSON in the admin API and in Redis.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -99,28 +79,13 @@ pub fn is_name(text: &str) -> bool {
     (1..=LONGEST_ID).contains(&text.len()) && text.bytes().all(plain)
 }
 
-/// Parses 64 hexadecimal digits.
-#[must_use]
-pub fn digest(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if pairs.len() != bytes.len() || !rest.is_empty() {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(pairs) {
-        let pair = std::str::from_utf8(pair).ok().filter(|pair| !pair.starts_with('+'))?;
-        *byte = u8::from_str_radix(pair, 16).ok()?;
-    }
-    Some(bytes)
-}
-
-impl StoredCaller {
-    /// Creates a caller from its parts, as in the admin API.
+impl WrittenCaller {
+    /// Returns the caller of this name whose key has the SHA-256 `sha256`, in hexadecimal digits.
     ///
     /// # Errors
     /// Returns which part is invalid, and what is expected.
-    pub fn new(id: &str, sha256: &str, written: &WrittenCaller) -> Result<Self, String> {
-        let WrittenCaller { class, weight, team, limits, models, external } = written;
+    pub fn read(&self, id: &str, sha256: &str) -> Result<KeyOwner, String> {
+        let Self { class, weight, team, limits, models, external } = self;
         const NAME: &str = "1 to 64 letters, digits, `.`, `_` or `-`";
         if !is_name(id) {
             return Err(format!("the id must be {NAME}; found \"{id}\""));
@@ -152,9 +117,8 @@ impl StoredCaller {
             Ok((rule.as_str().into(), limit))
         });
         let limits = own.collect::<Result<OwnLimits, String>>()?;
-        Ok(Self {
-            id: id.into(),
-            sha256: digest(sha256).ok_or("`sha256` must be 64 hexadecimal digits")?,
+        let sha256 = hex::read(sha256.as_bytes()).ok_or("`sha256` must be 64 hexadecimal digits")?;
+        let rights = CallerRights {
             class: class.as_ref().map(known).transpose()?,
             weight,
             team: team.as_deref().map(Into::into),
@@ -163,46 +127,46 @@ impl StoredCaller {
                 .as_ref()
                 .map(|models| AllowedModels::new(models.iter().map(|text| text.as_str().into())))
                 .map(Arc::new),
+            answer_headers: None,
             external: *external,
-        })
+        };
+        Ok(KeyOwner { id: id.into(), sha256, rights })
     }
+}
 
-    fn read(id: &str, text: &str) -> Result<Self, String> {
-        let CallerRecord { sha256, written } =
-            serde_json::from_str(text).map_err(|error| error.to_string())?;
-        Self::new(id, &sha256, &written)
-    }
-
-    /// Returns all fields but the key.
-    #[must_use]
-    pub fn written(&self) -> WrittenCaller {
-        let limits = self.limits.iter().flat_map(|limits| limits.iter());
-        WrittenCaller {
-            class: self.class.map(|class| class.as_str().to_owned()),
-            weight: Some(self.weight),
-            team: self.team.as_deref().map(ToOwned::to_owned),
+impl From<&CallerRights> for WrittenCaller {
+    fn from(rights: &CallerRights) -> Self {
+        let limits = rights.limits.iter().flat_map(|limits| limits.iter());
+        Self {
+            class: rights.class.map(|class| class.as_str().to_owned()),
+            weight: Some(rights.weight),
+            team: rights.team.as_deref().map(ToOwned::to_owned),
             limits: limits.map(|(rule, limit)| (rule.to_string(), limit.into())).collect(),
-            models: self
+            models: rights
                 .models
                 .as_ref()
                 .map(|models| models.patterns().map(|pattern| pattern.to_string()).collect()),
-            external: self.external,
+            external: rights.external,
         }
     }
+}
 
-    fn write(&self) -> String {
-        let sha256 = self.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
-        let record = CallerRecord { sha256, written: self.written() };
-        // Serializing strings and numbers to memory cannot fail.
-        serde_json::to_string(&record).unwrap_or_default()
-    }
+fn read(id: &str, text: &str) -> Result<KeyOwner, String> {
+    let CallerRecord { sha256, written } = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    written.read(id, &sha256)
+}
+
+fn write(caller: &KeyOwner) -> String {
+    let record = CallerRecord { sha256: hex::write(&caller.sha256), written: (&caller.rights).into() };
+    // Serializing strings and numbers to memory cannot fail.
+    serde_json::to_string(&record).unwrap_or_default()
 }
 
 /// Cached copy of the callers.
 #[derive(Debug, Default)]
 struct CallerList {
     version: Option<i64>,
-    by_digest: HashMap<[u8; 32], Arc<StoredCaller>>,
+    by_digest: HashMap<[u8; 32], Arc<KeyOwner>>,
 }
 
 /// Callers in Redis, with a cached copy.
@@ -226,9 +190,9 @@ impl StoredCallers {
         self.registry.store(Arc::new(CallerList { version: None, by_digest }));
     }
 
-    fn opened(&self, id: &str, kept: &str) -> Result<StoredCaller, String> {
+    fn opened(&self, id: &str, kept: &str) -> Result<KeyOwner, String> {
         let text = self.sealing.verify(&self.key(id), kept).map_err(|fault| fault.to_string())?;
-        StoredCaller::read(id, text)
+        read(id, text)
     }
 
     fn key(&self, id: &str) -> String {
@@ -241,13 +205,13 @@ impl StoredCallers {
 
     /// Returns the caller whose key has this digest.
     #[must_use]
-    pub fn find(&self, digest: &[u8; 32]) -> Option<Arc<StoredCaller>> {
+    pub fn find(&self, digest: &[u8; 32]) -> Option<Arc<KeyOwner>> {
         self.registry.load().by_digest.get(digest).cloned()
     }
 
     /// Returns the caller of that id from the cache.
     #[must_use]
-    pub fn known(&self, id: &str) -> Option<Arc<StoredCaller>> {
+    pub fn known(&self, id: &str) -> Option<Arc<KeyOwner>> {
         self.registry.load().by_digest.values().find(|caller| *caller.id == *id).cloned()
     }
 
@@ -273,7 +237,7 @@ impl StoredCallers {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails, or the key holds another type.
-    pub async fn get(&self, id: &str) -> Result<Option<StoredCaller>, RedisLoss> {
+    pub async fn get(&self, id: &str) -> Result<Option<KeyOwner>, RedisLoss> {
         let text: Option<String> = self.link.call(RedisOp::Callers, cmd("GET").arg(self.key(id))).await?;
         Ok(text.and_then(|text| self.opened(id, &text).ok()))
     }
@@ -282,9 +246,9 @@ impl StoredCallers {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if a command to Redis fails. The caller may have been written all the same.
-    pub async fn put(&self, caller: &StoredCaller) -> Result<(), RedisLoss> {
+    pub async fn put(&self, caller: &KeyOwner) -> Result<(), RedisLoss> {
         let key = self.key(&caller.id);
-        let text = self.sealing.sign(&key, caller.write());
+        let text = self.sealing.sign(&key, write(caller));
         let set = cmd("SET").arg(key).arg(text).take();
         self.link.call::<()>(RedisOp::Callers, &set).await?;
         self.link.call::<i64>(RedisOp::Callers, cmd("SADD").arg(self.index()).arg(&*caller.id)).await?;
@@ -359,8 +323,8 @@ impl StoredCallers {
 mod tests {
     use super::*;
 
-    fn caller(id: &str, sha256: &str, written: &str) -> Result<StoredCaller, String> {
-        StoredCaller::new(id, sha256, &serde_json::from_str(written).unwrap())
+    fn caller(id: &str, sha256: &str, written: &str) -> Result<KeyOwner, String> {
+        serde_json::from_str::<WrittenCaller>(written).unwrap().read(id, sha256)
     }
 
     #[test]
@@ -373,7 +337,7 @@ mod tests {
             r#"{"models":[]}"#,
         ] {
             let caller = caller("a.b-c", &hex, written).unwrap();
-            assert_eq!(StoredCaller::read("a.b-c", &caller.write()), Ok(caller));
+            assert_eq!(read("a.b-c", &write(&caller)), Ok(caller));
         }
     }
 

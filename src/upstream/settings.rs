@@ -40,7 +40,7 @@ impl UpstreamTimeouts {
     #[must_use]
     pub fn for_route(self, route: Option<&RouteTimeouts>) -> Self {
         route.map_or(self, |route| Self {
-            connect: self.connect,
+            connect: route.connect.unwrap_or(self.connect),
             first_token: route.first_token.unwrap_or(self.first_token),
             hold: route.head_without_content.unwrap_or(self.hold),
             idle: route.idle.unwrap_or(self.idle),

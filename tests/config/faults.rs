@@ -189,7 +189,7 @@ callers: {{ keys: [{{ id: a, sha256: \"{hex}\", limits: {{ {limits} }} }}] }}"
         assert!(faults.to_string().contains(words), "{faults}");
     }
     let settings = super::settings(&with("each: { rate: 600/m, burst: 9 }"));
-    let own = settings.callers.keys[0].limits.clone().unwrap();
+    let own = settings.callers.keys[0].rights.limits.clone().unwrap();
     let each = own.get("each").unwrap();
     assert_eq!((each.rate, each.burst), (Some((600, std::time::Duration::from_secs(60))), Some(9)));
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use traffic_dam::layers::cost::SessionSource;
+use traffic_dam::layers::identify::IdentitySource;
 use traffic_dam::layers::prefixes::PrefixShare;
 use traffic_dam::limit::rule::{Algorithm, Mode, Per, Quota};
-use traffic_dam::openai::body::MediaUrls;
+use traffic_dam::openai::body::{MediaUrls, Pointer, Shape};
 use traffic_dam::openai::kinds::OptionalKind;
 use traffic_dam::redis::jobs::JobLimits;
 use traffic_dam::refusal::Unit;
@@ -13,7 +15,6 @@ use traffic_dam::shed::prefix_key;
 use traffic_dam::shed::settings::{LimitSource, PrefixSettings};
 
 use super::{LEAST, faults, read, repository, settings};
-use traffic_dam::config::settings::{CallerSource, StickySettings};
 
 #[test]
 fn the_least_file_has_every_default() {
@@ -24,9 +25,9 @@ fn the_least_file_has_every_default() {
     );
     assert_eq!(settings.admin.hosts, ["127.0.0.1", "localhost"]);
     assert!(settings.tls.is_none() && settings.admin.token.is_none() && settings.admin.read_token.is_none());
-    assert_eq!(settings.callers.from, [CallerSource::ApiKey, CallerSource::Ip]);
+    assert_eq!(settings.callers.from, [IdentitySource::ApiKey, IdentitySource::Ip]);
     assert_eq!(settings.callers.key_headers, ["authorization", "x-api-key"]);
-    assert!(settings.callers.forward_authorization && !settings.callers.refuse_anonymous);
+    assert!(settings.callers.forward_authorization && settings.callers.anonymous);
     assert!(settings.rules.is_empty() && settings.paths.is_empty() && settings.routes.is_empty());
     assert_eq!(
         (settings.gate.limit, settings.gate.gateways, settings.gate.queue_length),
@@ -41,14 +42,14 @@ fn the_least_file_has_every_default() {
         (&*worker.pool, &*worker.model, &*worker.colour, worker.slots),
         ("default", "*", "blue", Some(8))
     );
-    assert_eq!(settings.sticky, StickySettings::Header("x-session-id".parse().unwrap()));
+    assert_eq!(settings.sticky, SessionSource::Header("x-session-id".parse().unwrap()));
     assert_eq!(
         (settings.timeouts.connect, settings.timeouts.total),
         (Duration::from_secs(1), Duration::from_secs(600))
     );
     assert_eq!(
-        (settings.bounds.body, settings.bounds.headers, settings.bounds.per_ip),
-        (8 << 20, 32 << 10, None)
+        (settings.bounds.body, settings.bounds.listener.headers, settings.bounds.listener.per_ip),
+        (8 << 20, 32 << 10, 0)
     );
     assert_eq!(
         (settings.drain.delay, settings.drain.timeout),
@@ -73,23 +74,26 @@ fn the_full_example_comes_to_what_it_says() {
         (Mode::Observe, Some(Class::Batch), Some("gpt-*"))
     );
     assert_eq!(settings.gate.reserve, [0.0, 0.2, 0.1]);
-    assert_eq!(settings.callers.from[1], CallerSource::Header("x-user-id".parse().unwrap()));
-    assert_eq!((settings.callers.keys[0].class, settings.callers.keys[0].weight), (Class::Critical, 2));
+    assert_eq!(settings.callers.from[1], IdentitySource::Header("x-user-id".parse().unwrap()));
+    let rights: Vec<_> = settings.callers.keys.iter().map(|key| &key.rights).collect();
+    assert_eq!((rights[0].class, rights[0].weight), (Some(Class::Critical), 2));
     assert_eq!(settings.workers[0].headers["authorization"], "Bearer s3cret-worker");
     assert!(settings.workers[0].headers["authorization"].is_sensitive());
     assert_eq!(settings.workers[1].url.path(), "/base");
     let provider = settings.workers[3].external.unwrap();
     let per_minute = |limit| Some(Quota { limit, period: Duration::from_secs(60), burst: limit });
     assert_eq!((provider.requests, provider.tokens), (per_minute(500), per_minute(200_000)));
-    assert_eq!(settings.callers.keys.iter().map(|key| key.external).collect::<Vec<_>>(), [true, false]);
+    assert!(rights[0].external && !rights[1].external);
     assert!(settings.admin.token.unwrap().is(b"s3cret-admin"));
     let route = &settings.routes[0];
-    assert_eq!((route.kind, route.prompt.as_deref(), route.retry), (Kind::Chat, Some("/messages"), true));
+    let pointer = |text| Some(Pointer::parse(text).unwrap());
+    let shape = Shape::route(Kind::Chat, pointer("/messages"), pointer("/limit"));
+    assert_eq!((&route.shape, route.retry), (&shape.with_session(pointer("/session_id")), true));
     assert_eq!(
         (route.timeouts.connect, route.timeouts.total),
-        (Duration::from_millis(500), Duration::from_secs(300))
+        (Some(Duration::from_millis(500)), Some(Duration::from_secs(300)))
     );
-    assert_eq!(settings.bounds.per_ip, Some(100));
+    assert_eq!(settings.bounds.listener.per_ip, 100);
     assert_eq!((settings.kinds.len(), settings.kinds[2]), (6, OptionalKind::Rerank));
     assert_eq!(settings.media_urls, MediaUrls::Domains(["images.example.com".into()].into()));
     assert_eq!((settings.bytes_per_token, settings.bounds.held), (400, 64 << 10));
@@ -103,10 +107,10 @@ fn the_full_example_comes_to_what_it_says() {
     assert_eq!(weights, [("qwen3-14b", 9), ("qwen3-32b", 1)]);
     let [fallback] = shares.names.fallback.as_slice() else { panic!("{shares:?}") };
     assert_eq!((&*fallback.model, fallback.on.len(), fallback.share), ("remote-mini", 3, 0.2));
-    let models = settings.callers.keys[0].models.as_ref().unwrap();
+    let models = rights[0].models.as_ref().unwrap();
     assert!(models.allows(Some("qwen3-14b")) && !models.allows(Some("remote-mini")));
-    assert!(settings.callers.keys[1].models.is_none());
-    let shown = settings.callers.keys[0].answer_headers.unwrap();
+    assert!(rights[1].models.is_none());
+    let shown = rights[0].answer_headers.unwrap();
     assert!(shown.model && !shown.worker && settings.answer_headers.worker);
 }
 
@@ -154,11 +158,14 @@ fn defaults_follow_the_settings_that_they_depend_on() {
         (settings.gate.queue_wait, settings.gate.limit),
         (Duration::from_millis(500), LimitSource::Fixed(12))
     );
-    assert_eq!(settings.callers.keys[0].class, Class::Batch);
+    assert_eq!(settings.callers.keys[0].rights.class, Some(Class::Batch));
     assert!(!settings.callers.forward_authorization);
     assert_eq!(settings.kinds, [OptionalKind::Messages, OptionalKind::Count]);
     let timeouts = settings.routes[0].timeouts;
-    assert_eq!((timeouts.idle, timeouts.total), (Duration::from_secs(3), Duration::from_secs(600)));
+    assert_eq!(
+        (timeouts.idle, timeouts.total),
+        (Some(Duration::from_secs(3)), Some(Duration::from_secs(600)))
+    );
 }
 
 #[test]

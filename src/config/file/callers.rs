@@ -1,6 +1,7 @@
 //! Identification of callers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::HeaderName;
 use http::header::AUTHORIZATION;
@@ -9,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{AnswerHeadersSection, OneOrMany};
-use crate::config::syntax::{Digest, FilePath, Glob, Id, Jwks, Millis, Network, Rate, Text, Word};
+use crate::config::syntax::{Digest, FilePath, Glob, Id, Jwks, Network, Rate, Text, Word};
 use crate::request::Class;
 
 /// Identification of callers, and their rights.
@@ -231,11 +232,11 @@ pub struct Jwt {
     pub claims: ClaimNames,
     /// Tolerated clock difference between issuer and gateway, for `exp` and `nbf`.
     #[serde(default = "half_a_minute")]
-    pub leeway: Text<Millis>,
+    pub leeway: Text<Duration>,
     /// Interval between fetches of the keys from a URL. A token with an unknown key also triggers a
     /// fetch, at most thirty times per interval.
     #[serde(default = "five_minutes")]
-    pub refresh: Text<Millis>,
+    pub refresh: Text<Duration>,
     /// File with additional certificate authorities, PEM, for the URL.
     pub ca: Option<Text<FilePath>>,
 }
@@ -244,12 +245,12 @@ fn common_algorithms() -> Vec<JwtAlgorithm> {
     vec![JwtAlgorithm::RS256, JwtAlgorithm::ES256]
 }
 
-const fn half_a_minute() -> Text<Millis> {
-    Text(Millis::new(30_000))
+const fn half_a_minute() -> Text<Duration> {
+    Text(Duration::from_millis(30_000))
 }
 
-const fn five_minutes() -> Text<Millis> {
-    Text(Millis::new(300_000))
+const fn five_minutes() -> Text<Duration> {
+    Text(Duration::from_millis(300_000))
 }
 
 /// Names of the claims that the gateway reads from a token.

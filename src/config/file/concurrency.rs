@@ -1,10 +1,12 @@
 //! Concurrency limits and the queue.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::PrefixChoice;
-use crate::config::syntax::{Millis, Size, Text};
+use crate::config::syntax::{Size, Text, quarter};
 
 /// Concurrency limits of the workers, and the queue in front of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -17,11 +19,11 @@ pub struct Concurrency {
     /// other systems and serve for comparison.
     pub law: AlgorithmSection,
     /// TTFT SLO: time from the last byte of a request to the first token of its answer.
-    pub ttft_slo: Text<Millis>,
+    pub ttft_slo: Text<Duration>,
     /// Increase of `ttft_slo` per 1000 prompt tokens.
-    pub per_1k_prompt_tokens: Text<Millis>,
+    pub per_1k_prompt_tokens: Text<Duration>,
     /// SLO of the inter-token latency: time from one token to the next.
-    pub itl_slo: Text<Millis>,
+    pub itl_slo: Text<Duration>,
     /// Capacity of several workers together, relative to the sum of their capacities alone. The
     /// ceiling of a pool is base · max(1, factor · workers), where base is the configured or
     /// reported `slots`, or the number in `limit`.
@@ -43,9 +45,9 @@ impl Default for Concurrency {
         Self {
             limit: ConcurrencyLimit::LimitFinder(LimitFinder::Adaptive),
             law: AlgorithmSection::Stream,
-            ttft_slo: Text(Millis::from_secs(1)),
-            per_1k_prompt_tokens: Text(Millis::new(0)),
-            itl_slo: Text(Millis::new(100)),
+            ttft_slo: Text(Duration::from_secs(1)),
+            per_1k_prompt_tokens: Text(Duration::from_millis(0)),
+            itl_slo: Text(Duration::from_millis(100)),
             fleet_factor: 0.83,
             queue: Queue::default(),
             reserve: Reserve::default(),
@@ -57,7 +59,7 @@ impl Default for Concurrency {
 
 impl Concurrency {
     pub(super) fn complete(&mut self) {
-        let quarter = Text(self.ttft_slo.0.quarter());
+        let quarter = Text(quarter(self.ttft_slo.0));
         self.queue.wait.get_or_insert(quarter.clone());
         self.queue.sticky_wait.get_or_insert(quarter);
     }
@@ -106,21 +108,21 @@ pub struct Queue {
     pub length: u64,
     /// Maximum wait for a worker; `0s` refuses at once.
     #[schemars(extend("x-default" = "a quarter of `ttft_slo`"))]
-    pub wait: Option<Text<Millis>>,
+    pub wait: Option<Text<Duration>>,
     /// Maximum total size of the waiting request bodies.
     pub bytes: Size,
     /// Time after which a class with requests but no admission goes first once, so that higher
     /// classes cannot starve it; `0s` disables this.
-    pub promote: Text<Millis>,
+    pub promote: Text<Duration>,
     /// Maximum wait if the pool has no worker at all (scale from zero); `0s` refuses at once.
-    pub wait_no_worker: Text<Millis>,
+    pub wait_no_worker: Text<Duration>,
     /// With `workers.mode: queue` and no active colour set: time without a ready worker of the
     /// active side after which the newest side that has some takes over.
-    pub version_wait: Text<Millis>,
+    pub version_wait: Text<Duration>,
     /// With `workers.mode: queue`: time that the next request of a session waits for the worker that
     /// answered the one before; then any worker may take it.
     #[schemars(extend("x-default" = "a quarter of `ttft_slo`"))]
-    pub sticky_wait: Option<Text<Millis>>,
+    pub sticky_wait: Option<Text<Duration>>,
 }
 
 impl Default for Queue {
@@ -129,9 +131,9 @@ impl Default for Queue {
             length: 256,
             wait: None,
             bytes: Size::mib(64),
-            promote: Text(Millis::from_secs(10)),
-            wait_no_worker: Text(Millis::new(0)),
-            version_wait: Text(Millis::from_secs(10)),
+            promote: Text(Duration::from_secs(10)),
+            wait_no_worker: Text(Duration::from_millis(0)),
+            version_wait: Text(Duration::from_secs(10)),
             sticky_wait: None,
         }
     }

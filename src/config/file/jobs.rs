@@ -1,9 +1,11 @@
 //! Requests that are stored in Redis.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::syntax::{Millis, Size, Text};
+use crate::config::syntax::{Size, Text};
 
 /// Jobs: requests that are stored in Redis, with `workers.mode: queue` or `concurrency.overflow:
 /// jobs`.
@@ -21,12 +23,12 @@ pub struct JobsSection {
     #[schemars(range(min = 1, max = 100_000))]
     pub per_caller: u32,
     /// Maximum time of an asynchronous job, from its acceptance to the end of its answer.
-    pub ttl: Text<Millis>,
+    pub ttl: Text<Duration>,
     /// Time for which asynchronous jobs, requests with an `Idempotency-Key` and dead letters are
     /// kept after their end.
-    pub keep: Text<Millis>,
+    pub keep: Text<Duration>,
     /// Time for which an answer is kept after its last byte.
-    pub answers: Text<Millis>,
+    pub answers: Text<Duration>,
     /// Whether a client may delay a job.
     pub not_before: NotBefore,
     /// Size of the answers over HTTP that all gateways together store within `keep` for repeats of
@@ -37,7 +39,7 @@ pub struct JobsSection {
 
 impl Default for JobsSection {
     fn default() -> Self {
-        let seconds = |seconds| Text(Millis::from_secs(seconds));
+        let seconds = |seconds| Text(Duration::from_secs(seconds));
         Self {
             attempts: 3,
             waiting: 4096,

@@ -1,10 +1,12 @@
 //! Rules.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ClassName, OnLossName, OneOrMany};
-use crate::config::syntax::{Glob, Millis, Rate, RuleName, Text};
+use crate::config::syntax::{Glob, Rate, RuleName, Text};
 use crate::limit::rule::{Algorithm, Mode, Per};
 use crate::refusal::Unit;
 
@@ -32,7 +34,7 @@ pub struct RuleSection {
     pub limit: Option<u64>,
     /// Length of a sliding window.
     #[schemars(extend("x-default" = "required by the windows"))]
-    pub window: Option<Text<Millis>>,
+    pub window: Option<Text<Duration>>,
     /// Whether the rule is enforced.
     #[serde(default)]
     pub mode: ModeName,

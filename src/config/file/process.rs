@@ -1,12 +1,13 @@
 //! The process: TLS, administration port, shutdown, logging.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::loopback;
-use crate::config::syntax::{FilePath, Host, Millis, Secret, Text};
+use crate::config::syntax::{FilePath, Host, Secret, Text};
 
 /// Certificate and private key. Relative paths start at the directory of the settings file. A
 /// changed file is loaded without a restart.
@@ -70,15 +71,15 @@ impl AdminSection {
 #[serde(default, deny_unknown_fields)]
 pub struct DrainSection {
     /// Time for which new requests are still accepted: load balancers notice the shutdown late.
-    pub delay: Text<Millis>,
+    pub delay: Text<Duration>,
     /// Maximum time after `delay` for running streams to finish. Those left are then notified and
     /// cut off within a second.
-    pub timeout: Text<Millis>,
+    pub timeout: Text<Duration>,
 }
 
 impl Default for DrainSection {
     fn default() -> Self {
-        Self { delay: Text(Millis::from_secs(5)), timeout: Text(Millis::from_secs(60)) }
+        Self { delay: Text(Duration::from_secs(5)), timeout: Text(Duration::from_secs(60)) }
     }
 }
 

@@ -1,10 +1,12 @@
 //! Redis, and where rules are counted.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::OneOrMany;
-use crate::config::syntax::{FilePath, Id, Millis, RedisUrl, Secret, Text};
+use crate::config::syntax::{FilePath, Id, RedisUrl, Secret, Text};
 use crate::limit::rule::OnLoss;
 
 /// Where the rules' counts are kept.
@@ -41,7 +43,7 @@ pub struct RedisSection {
     #[schemars(extend("writeOnly" = true, "x-default" = "none"))]
     pub hmac_key: Option<Text<Secret>>,
     /// Timeout of a command, after which the gateway continues without its result.
-    pub timeout: Text<Millis>,
+    pub timeout: Text<Duration>,
     /// How rules act while Redis does not answer, unless a rule has its own `on_loss`.
     pub on_loss: OnLossName,
     /// File with additional certificate authorities, PEM, for `rediss`.
@@ -56,7 +58,7 @@ impl Default for RedisSection {
             cluster: false,
             prefix: Text(Id("dam".into())),
             hmac_key: None,
-            timeout: Text(Millis::new(10)),
+            timeout: Text(Duration::from_millis(10)),
             on_loss: OnLossName::default(),
             ca: None,
         }

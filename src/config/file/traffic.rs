@@ -1,13 +1,16 @@
 //! Endpoints, and limits on connections and requests.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::TimeoutsSection;
-use crate::config::syntax::{Host, Millis, Origin, PathGlob, Pointer, Size, Text};
-use crate::openai::body::MediaUrls;
+use crate::config::syntax::{Host, Origin, PathGlob, Size, Text};
+use crate::openai::body::{MediaUrls, Pointer};
 use crate::openai::kinds::OptionalKind;
 use crate::request::Kind;
+use crate::server::ListenerBounds;
 
 /// A custom endpoint of a chatbot API, treated like the OpenAI endpoint of the same kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -99,19 +102,19 @@ impl From<ServedKindName> for OptionalKind {
 pub struct RouteTimeoutsSection {
     /// Maximum time to connect to a worker.
     #[schemars(extend("x-default" = "`workers.timeouts.connect`"))]
-    pub connect: Option<Text<Millis>>,
+    pub connect: Option<Text<Duration>>,
     /// Maximum time from the request to the first token of a stream.
     #[schemars(extend("x-default" = "`workers.timeouts.first_token`"))]
-    pub first_token: Option<Text<Millis>>,
+    pub first_token: Option<Text<Duration>>,
     /// Time from the request until a stream's response head is sent even without a token.
     #[schemars(extend("x-default" = "`workers.timeouts.hold`"))]
-    pub hold: Option<Text<Millis>>,
+    pub hold: Option<Text<Duration>>,
     /// Maximum time between two chunks of a response.
     #[schemars(extend("x-default" = "`workers.timeouts.idle`"))]
-    pub idle: Option<Text<Millis>>,
+    pub idle: Option<Text<Duration>>,
     /// Maximum time for the whole request.
     #[schemars(extend("x-default" = "`workers.timeouts.total`"))]
-    pub total: Option<Text<Millis>>,
+    pub total: Option<Text<Duration>>,
 }
 
 impl RouteTimeoutsSection {
@@ -139,13 +142,13 @@ pub struct BoundsSection {
     pub buffered: Size,
     /// Maximum time for a request body to arrive. For a body that is streamed through (`paths`):
     /// maximum total time spent waiting for the client.
-    pub body_read: Text<Millis>,
+    pub body_read: Text<Duration>,
     /// Maximum time during which a client accepts no byte of its response.
-    pub client_stall: Text<Millis>,
+    pub client_stall: Text<Duration>,
     /// Maximum size of a request head, 8 KiB to 1 MiB.
     pub headers: Size,
     /// Maximum time for a request head to arrive.
-    pub header_read: Text<Millis>,
+    pub header_read: Text<Duration>,
     /// Maximum number of open connections.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub connections: u64,
@@ -160,18 +163,18 @@ pub struct BoundsSection {
 
 impl Default for BoundsSection {
     fn default() -> Self {
-        let seconds = |seconds| Text(Millis::from_secs(seconds));
+        let listener = ListenerBounds::default();
         Self {
             body: Size::mib(8),
             held: Size::kib(64),
             buffered: Size::mib(256),
-            body_read: seconds(15),
-            client_stall: seconds(30),
-            headers: Size::kib(32),
-            header_read: seconds(10),
-            connections: 10_000,
-            per_ip: 0,
-            h2_streams: 100,
+            body_read: Text(Duration::from_secs(15)),
+            client_stall: Text(listener.client_stall),
+            headers: Size::bytes(listener.headers as u64),
+            header_read: Text(listener.header_read),
+            connections: listener.connections as u64,
+            per_ip: listener.per_ip as u64,
+            h2_streams: listener.h2_streams,
         }
     }
 }

@@ -7,11 +7,11 @@ use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-use crate::config::syntax::{
-    AllowedHost, Field, FilePath, Glob, Id, Millis, Pointer, Rate, Secret, Text, WorkerUrl,
-};
+use crate::config::syntax::{AllowedHost, Field, FilePath, Glob, Id, Rate, Secret, Text, WorkerUrl};
 use crate::fleet::spec::Http2Mode;
+use crate::openai::body::Pointer;
 use crate::shed::EjectionSettings;
+use crate::upstream::{RetrySettings, UpstreamTimeouts};
 
 /// The LLM workers, and how the gateway talks to them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -198,28 +198,28 @@ pub enum StickySection {
 #[serde(default, deny_unknown_fields)]
 pub struct TimeoutsSection {
     /// Maximum time to connect to a worker.
-    pub connect: Text<Millis>,
+    pub connect: Text<Duration>,
     /// Maximum time from the request to the first token of a stream.
-    pub first_token: Text<Millis>,
+    pub first_token: Text<Duration>,
     /// Time from the request until a stream's response head is sent even without a token. From then
     /// on comments and pings pass too, so that a proxy in front of the gateway does not give up.
     /// `0s` sends the head at once.
-    pub hold: Text<Millis>,
+    pub hold: Text<Duration>,
     /// Maximum time between two chunks of a response.
-    pub idle: Text<Millis>,
+    pub idle: Text<Duration>,
     /// Maximum time for the whole request.
-    pub total: Text<Millis>,
+    pub total: Text<Duration>,
 }
 
 impl Default for TimeoutsSection {
     fn default() -> Self {
-        let seconds = |seconds| Text(Millis::from_secs(seconds));
+        let UpstreamTimeouts { connect, first_token, hold, idle, total } = UpstreamTimeouts::default();
         Self {
-            connect: seconds(1),
-            first_token: seconds(30),
-            hold: seconds(15),
-            idle: seconds(60),
-            total: seconds(600),
+            connect: Text(connect),
+            first_token: Text(first_token),
+            hold: Text(hold),
+            idle: Text(idle),
+            total: Text(total),
         }
     }
 }
@@ -239,7 +239,8 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { max: 1, budget: 0.1 }
+        let RetrySettings { max, budget } = RetrySettings::default();
+        Self { max, budget }
     }
 }
 
@@ -262,12 +263,12 @@ pub struct Ejection {
     #[schemars(range(min = 1, max = 1_000_000))]
     pub request_volume: u32,
     /// Period over which requests are counted.
-    pub interval: Text<Millis>,
+    pub interval: Text<Duration>,
     /// Duration of the first ejection; each repeated one lasts twice as long. Afterwards one
     /// request tests the worker.
-    pub base_ejection_time: Text<Millis>,
+    pub base_ejection_time: Text<Duration>,
     /// Maximum duration of an ejection.
-    pub max_ejection_time: Text<Millis>,
+    pub max_ejection_time: Text<Duration>,
     /// Maximum share of a pool's workers that may be ejected at once, in percent, rounded down.
     #[schemars(range(min = 0, max = 100))]
     pub max_ejection_percent: u32,
@@ -275,26 +276,16 @@ pub struct Ejection {
 
 impl Default for Ejection {
     fn default() -> Self {
-        let EjectionSettings {
-            mode: _,
-            consecutive,
-            failure_percentage,
-            request_volume,
-            interval,
-            base,
-            max,
-            max_percent,
-        } = EjectionSettings::default();
-        let seconds = |length: Duration| Text(Millis::from_secs(length.as_secs()));
+        let default = EjectionSettings::default();
         Self {
             mode: EjectionModeName::On,
-            consecutive,
-            failure_percentage,
-            request_volume,
-            interval: seconds(interval),
-            base_ejection_time: seconds(base),
-            max_ejection_time: seconds(max),
-            max_ejection_percent: max_percent,
+            consecutive: default.consecutive,
+            failure_percentage: default.failure_percentage,
+            request_volume: default.request_volume,
+            interval: Text(default.interval),
+            base_ejection_time: Text(default.base),
+            max_ejection_time: Text(default.max),
+            max_ejection_percent: default.max_percent,
         }
     }
 }

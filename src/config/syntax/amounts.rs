@@ -17,46 +17,20 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, unit))
 }
 
-/// A duration in whole milliseconds: `500ms`, `1s`, `10m`, `1h`, `7d`. At most a year.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Millis(u64);
-
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 const YEAR: u64 = 366 * 86_400_000;
 
-impl Millis {
-    /// Creates a duration of `millis` milliseconds, at most a year.
-    #[must_use]
-    pub const fn new(millis: u64) -> Self {
-        Self(if millis > YEAR { YEAR } else { millis })
-    }
-
-    /// Creates a duration of `seconds` seconds, at most a year.
-    #[must_use]
-    pub const fn from_secs(seconds: u64) -> Self {
-        Self::new(seconds.saturating_mul(1000))
-    }
-
-    /// Returns the value as a standard duration.
-    #[must_use]
-    pub const fn get(self) -> Duration {
-        Duration::from_millis(self.0)
-    }
-
-    /// Returns `true` if the duration is zero.
-    #[must_use]
-    pub const fn is_zero(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Returns a quarter of the duration, rounded down.
-    #[must_use]
-    pub const fn quarter(self) -> Self {
-        Self(self.0 / 4)
-    }
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Syntax for Millis {
+/// Returns a quarter of the duration, in whole milliseconds.
+pub(crate) fn quarter(duration: Duration) -> Duration {
+    Duration::from_millis(millis(duration) / 4)
+}
+
+/// A duration in whole milliseconds: `500ms`, `1s`, `10m`, `1h`, `7d`. At most a year.
+impl Syntax for Duration {
     const NAME: &'static str = "duration";
     const EXPECTED: &'static str =
         "a whole number of ms, s, m, h or d, such as `500ms` or `10m`, at most a year";
@@ -65,7 +39,7 @@ impl Syntax for Millis {
     fn read(text: &str) -> Option<Self> {
         let (number, unit) = number_and_unit(text)?;
         let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit)?;
-        number.checked_mul(*millis).filter(|millis| *millis <= YEAR).map(Self)
+        number.checked_mul(*millis).filter(|millis| *millis <= YEAR).map(Self::from_millis)
     }
 
     fn meant(text: &str) -> Option<String> {
@@ -73,11 +47,12 @@ impl Syntax for Millis {
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == 0 {
+        let length = millis(*self);
+        if length == 0 {
             return f.write_str("0s");
         }
-        let whole = UNITS.iter().find(|(_, millis)| self.0.is_multiple_of(*millis));
-        whole.map_or(Ok(()), |(unit, millis)| write!(f, "{}{unit}", self.0 / millis))
+        let whole = UNITS.iter().find(|(_, millis)| length.is_multiple_of(*millis));
+        whole.map_or(Ok(()), |(unit, millis)| write!(f, "{}{unit}", length / millis))
     }
 }
 
@@ -116,11 +91,16 @@ const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 <
 const TEBIBYTE: u64 = 1 << 40;
 
 impl Size {
+    /// Creates a size of `number` bytes, at most 1 TiB.
+    #[must_use]
+    pub const fn bytes(number: u64) -> Self {
+        Self(if number > TEBIBYTE { TEBIBYTE } else { number })
+    }
+
     /// Creates a size of `number` KiB, at most 1 TiB.
     #[must_use]
     pub const fn kib(number: u64) -> Self {
-        let bytes = number.saturating_mul(1 << 10);
-        Self(if bytes > TEBIBYTE { TEBIBYTE } else { bytes })
+        Self::bytes(number.saturating_mul(1 << 10))
     }
 
     /// Creates a size of `number` MiB, at most 1 TiB.
@@ -218,7 +198,7 @@ mod tests {
     #[test]
     fn wrong_amounts_are_refused() {
         for text in ["", "s", "1", "-1s", "1.5s", "1 s", "1S", "١s", "367d", "99999999999999999999s"] {
-            assert_eq!(Millis::read(text), None, "{text}");
+            assert_eq!(Duration::read(text), None, "{text}");
         }
         for text in ["10", "/s", "0/s", "10/", "10/w", "10/ms", "1000000001/s", "-1/s"] {
             assert_eq!(Rate::read(text), None, "{text}");
@@ -230,7 +210,7 @@ mod tests {
 
     #[test]
     fn amounts_are_printed_in_their_greatest_whole_unit() {
-        let printed = |text| Text(Millis::read(text).unwrap()).to_string();
+        let printed = |text| Text(Duration::read(text).unwrap()).to_string();
         assert_eq!(
             [printed("90000ms"), printed("60s"), printed("48h"), printed("0ms")],
             ["90s", "1m", "2d", "0s"]
@@ -241,8 +221,8 @@ mod tests {
     proptest! {
         #[test]
         fn amounts_read_back_as_printed(number in any::<u64>(), period in 0_usize..4) {
-            let wait = Millis::new(number);
-            prop_assert_eq!(Millis::read(&Text(wait).to_string()), Some(wait));
+            let wait = Duration::from_millis(number % (YEAR + 1));
+            prop_assert_eq!(Duration::read(&Text(wait).to_string()), Some(wait));
             let size = Size(number % (TEBIBYTE + 1));
             prop_assert_eq!(Size::read(&size.to_string()), Some(size));
             let (_, seconds) = PERIODS[period];

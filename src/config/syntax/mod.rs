@@ -10,18 +10,22 @@ mod names;
 mod net;
 mod secret;
 
-pub use amounts::{Millis, Rate, Size};
-pub use names::{Field, FilePath, Glob, Id, PathGlob, Pointer, RuleName, Word};
+pub(crate) use amounts::quarter;
+pub use amounts::{Rate, Size};
+pub use names::{Field, FilePath, Glob, Id, PathGlob, RuleName, Word};
 pub use net::{AllowedHost, Host, Jwks, Network, Origin, RedisUrl, WorkerUrl, redacted_url};
 pub use secret::{Digest, REDACTED, Secret};
 
 use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::openai::body::Pointer;
 
 /// A type of value that is written as text.
 pub trait Syntax: Sized {
@@ -120,7 +124,7 @@ const CHECKS: [SyntaxName; 22] = [
     SyntaxName::of::<Host>(),
     SyntaxName::of::<Id>(),
     SyntaxName::of::<Jwks>(),
-    SyntaxName::of::<Millis>(),
+    SyntaxName::of::<Duration>(),
     SyntaxName::of::<Network>(),
     SyntaxName::of::<Origin>(),
     SyntaxName::of::<PathGlob>(),

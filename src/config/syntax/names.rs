@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Syntax;
+use crate::openai::body::Pointer;
 
 /// Maximum length of a pattern or pointer, in bytes; matching takes time in proportion to it.
 const LONGEST: usize = 256;
@@ -75,15 +76,6 @@ checked! {
 }
 
 checked! {
-    /// A JSON pointer into a request's body.
-    Pointer, "JSON pointer", "a JSON pointer such as `/messages` or `/user/id`", "^(/([^~/]|~[01])*){1,16}$",
-    |text| {
-        let escapes = text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
-        text.starts_with('/') && text.matches('/').count() <= 16 && escapes && plain(text)
-    }
-}
-
-checked! {
     /// A text in a token: the name of a claim, or a value of one.
     Word, "word", "1 to 256 characters", "^.{1,256}$", plain
 }
@@ -92,6 +84,20 @@ checked! {
     /// The name of a cookie.
     Field, "cookie name", "the name of a cookie", "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$",
     |text| text.len() <= LONGEST && http::HeaderName::from_bytes(text.as_bytes()).is_ok()
+}
+
+impl Syntax for Pointer {
+    const NAME: &'static str = "JSON pointer";
+    const EXPECTED: &'static str = "a JSON pointer such as `/messages` or `/user/id`";
+    const PATTERN: &'static str = "^(/([^~/]|~[01])*){1,16}$";
+
+    fn read(text: &str) -> Option<Self> {
+        plain(text).then(|| Self::parse(text).ok()).flatten()
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Path of a file; relative paths start at the directory of the settings file.

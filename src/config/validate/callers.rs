@@ -10,20 +10,20 @@ use super::{Distinct, Files};
 use crate::config::file::{
     Anonymous, BuiltinSource, CallerStore, CallersSection, Jwt, KeyLimit, OneOrMany, SourceSection,
 };
-use crate::config::settings::{CallerKeySettings, CallerSource, CallersSettings, JwksSource, TokenSource};
+use crate::config::settings::{JwksSource, TokenSource};
 use crate::config::source::{ErrorCollector, SettingPath};
 use crate::config::syntax::{Jwks, Text, Word};
+use crate::layers::identify::{CallerSettings, IdentitySource};
 use crate::layers::jwt::{Claims, TokenSettings};
 use crate::limit::own_limits::quota;
 use crate::limit::rule::Rule;
-use crate::request::{AllowedModels, OwnLimit, OwnLimits};
+use crate::request::{AllowedModels, CallerRights, KeyOwner, OwnLimit, OwnLimits};
 
 pub(super) fn validate(
     callers: &CallersSection,
     at: &SettingPath<'_>,
-    files: Files<'_>,
     report: &mut ErrorCollector,
-) -> CallersSettings {
+) -> CallerSettings {
     sources(callers, at, report);
     let mut headers = Distinct::new();
     for (index, header) in callers.key_header.as_slice().iter().enumerate() {
@@ -35,29 +35,29 @@ pub(super) fn validate(
         ids.add(key.id.0.clone(), &at.key("id"), report);
         digests.add(key.sha256.0, &at.key("sha256"), report);
     }
-    CallersSettings {
+    CallerSettings {
         from: callers.from.iter().map(source).collect(),
         trusted_proxies: callers.trusted_proxies.iter().map(|network| network.0.0).collect(),
         key_headers: callers.key_header.as_slice().iter().map(|header| header.0.clone()).collect(),
-        refuse_anonymous: callers.anonymous == Anonymous::Refuse,
+        anonymous: callers.anonymous == Anonymous::Allow,
         default_class: callers.default_class.into(),
         forward_authorization: callers.forwards_authorization(),
-        tokens: callers.jwt.as_ref().map(|jwt| tokens(jwt, &at.key("jwt"), files, report)),
         keys: callers
             .keys
             .iter()
-            .map(|key| CallerKeySettings {
-                id: key.id.0.0.clone(),
-                team: key.team.as_ref().map(|team| team.0.0.clone()),
-                digest: key.sha256.0,
-                class: key.class.unwrap_or(callers.default_class).into(),
-                weight: key.weight,
-                external: key.external,
-                limits: own_limits(&key.limits),
-                models: key.models.as_ref().map(|models| {
-                    Arc::new(AllowedModels::new(models.iter().map(|pattern| pattern.0.0.clone())))
-                }),
-                answer_headers: key.answer_headers.map(Into::into),
+            .map(|key| {
+                let models =
+                    key.models.as_ref().map(|models| models.iter().map(|pattern| pattern.0.0.clone()));
+                let rights = CallerRights {
+                    class: key.class.map(Into::into),
+                    team: key.team.as_ref().map(|team| team.0.0.clone()),
+                    weight: key.weight,
+                    limits: own_limits(&key.limits),
+                    models: models.map(|models| Arc::new(AllowedModels::new(models))),
+                    answer_headers: key.answer_headers.map(Into::into),
+                    external: key.external,
+                };
+                KeyOwner { id: key.id.0.0.clone(), sha256: key.sha256.0.0, rights }
             })
             .collect(),
     }
@@ -66,12 +66,17 @@ pub(super) fn validate(
 /// Minimum of `refresh`: fetching more often is only load on the issuer.
 const OFTENEST: Duration = Duration::from_secs(1);
 
-fn tokens(jwt: &Jwt, at: &SettingPath<'_>, files: Files<'_>, report: &mut ErrorCollector) -> TokenSource {
+pub(super) fn tokens(
+    jwt: &Jwt,
+    at: &SettingPath<'_>,
+    files: Files<'_>,
+    report: &mut ErrorCollector,
+) -> TokenSource {
     let mut algorithms = Distinct::new();
     for (index, algorithm) in jwt.algorithms.iter().enumerate() {
         algorithms.add(format!("{algorithm:?}"), &at.key("algorithms").index(index), report);
     }
-    if jwt.refresh.0.get() < OFTENEST {
+    if jwt.refresh.0 < OFTENEST {
         report.fault(&at.key("refresh"), "must be at least `1s`");
     }
     let keys = match &jwt.jwks.0 {
@@ -85,7 +90,7 @@ fn tokens(jwt: &Jwt, at: &SettingPath<'_>, files: Files<'_>, report: &mut ErrorC
             // The syntax check has parsed it before.
             url: url.parse().unwrap_or_else(|_| Uri::default()),
             ca: jwt.ca.as_ref().map(|ca| files.readable(&ca.0, &at.key("ca"), report)),
-            refresh: jwt.refresh.0.get(),
+            refresh: jwt.refresh.0,
         },
     };
     let words =
@@ -102,7 +107,7 @@ fn tokens(jwt: &Jwt, at: &SettingPath<'_>, files: Files<'_>, report: &mut ErrorC
             models: claim(&jwt.claims.models),
             external: claim(&jwt.claims.external),
         },
-        leeway: jwt.leeway.0.get(),
+        leeway: jwt.leeway.0,
     };
     TokenSource { tokens, keys }
 }
@@ -117,14 +122,14 @@ fn own_limits(limits: &BTreeMap<String, KeyLimit>) -> Option<Arc<OwnLimits>> {
 
 /// Checks that each override of a limit fits the rule that it names.
 pub(super) fn check_limits(
-    callers: &CallersSettings,
+    callers: &CallerSettings,
     rules: &[Rule],
     at: &SettingPath<'_>,
     report: &mut ErrorCollector,
 ) {
     for (index, key) in callers.keys.iter().enumerate() {
         let at = at.key("keys").index(index).key("limits");
-        for (name, limit) in key.limits.iter().flat_map(|limits| limits.iter()) {
+        for (name, limit) in key.rights.limits.iter().flat_map(|limits| limits.iter()) {
             let fault = match rules.iter().find(|rule| rule.name == *name) {
                 None => Some("there is no rule of this name in `limits`"),
                 Some(rule) => quota(rule, limit).err(),
@@ -136,11 +141,11 @@ pub(super) fn check_limits(
     }
 }
 
-fn source(source: &SourceSection) -> CallerSource {
+fn source(source: &SourceSection) -> IdentitySource {
     match source {
-        SourceSection::Plainly(BuiltinSource::ApiKey) => CallerSource::ApiKey,
-        SourceSection::Plainly(BuiltinSource::Ip) => CallerSource::Ip,
-        SourceSection::Header(named) => CallerSource::Header(named.header.0.clone()),
+        SourceSection::Plainly(BuiltinSource::ApiKey) => IdentitySource::ApiKey,
+        SourceSection::Plainly(BuiltinSource::Ip) => IdentitySource::Ip,
+        SourceSection::Header(named) => IdentitySource::Header(named.header.0.clone()),
     }
 }
 

@@ -99,7 +99,7 @@ fn window(limit: &RuleSection, at: &SettingPath<'_>, report: &mut ErrorCollector
         );
         report.fault(&at.key("limit"), problem);
     }
-    let period = limit.window.as_ref().map_or(Duration::from_secs(1), |window| window.0.get());
+    let period = limit.window.as_ref().map_or(Duration::from_secs(1), |window| window.0);
     Quota { limit: most, period, burst: most }
 }
 

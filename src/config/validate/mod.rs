@@ -57,15 +57,21 @@ pub(super) fn validate(
     let file = file.completed();
     let fleet = workers::validate(&file, &root, report);
     let shared = redis::validate(&file, &root, files, report);
-    let callers = callers::validate(&file.callers, &root.key("callers"), files, report);
+    let callers = callers::validate(&file.callers, &root.key("callers"), report);
     let rules = limits::validate(&file, &root, report);
     callers::check_limits(&callers, &rules, &root.key("callers"), report);
     external::check_bounds(&fleet, &rules, &root.key("workers").key("static"), report);
+    let exempt = callers.trusted_proxies.clone();
     Settings {
         listen: file.listen.0,
         tls: file.tls.as_ref().map(|tls| process::tls(tls, &root.key("tls"), files, report)),
         admin: process::admin(&file.admin, &root.key("admin"), files, report),
         callers,
+        tokens: file
+            .callers
+            .jwt
+            .as_ref()
+            .map(|jwt| callers::tokens(jwt, &root.key("callers").key("jwt"), files, report)),
         rules,
         job_limits: jobs::validate(&file.jobs, &root.key("jobs"), report),
         gateways: file.gateways,
@@ -98,7 +104,7 @@ pub(super) fn validate(
         bytes_per_token: file.media.bytes_per_token,
         media_urls: (&file.media.urls).into(),
         answer_headers: file.answer_headers.into(),
-        bounds: traffic::bounds(&file.bounds, &root.key("bounds"), report),
+        bounds: traffic::bounds(&file.bounds, exempt, &root.key("bounds"), report),
         cors_origins: traffic::origins(&file.cors, &root.key("cors"), report),
         drain: process::drain(&file.drain),
         log_sample: file.log.sample,

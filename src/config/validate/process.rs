@@ -74,5 +74,5 @@ pub(super) fn spans(
 }
 
 pub(super) fn drain(drain: &DrainSection) -> DrainSettings {
-    DrainSettings { delay: drain.delay.0.get(), timeout: drain.timeout.0.get() }
+    DrainSettings { delay: drain.delay.0, timeout: drain.timeout.0 }
 }

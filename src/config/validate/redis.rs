@@ -48,7 +48,7 @@ pub(super) fn validate(
             topology,
             authorities: None,
             prefix: Arc::clone(&redis.prefix.0.0),
-            timeout: redis.timeout.0.get(),
+            timeout: redis.timeout.0,
         },
         ca: redis.ca.as_ref().map(|ca| files.readable(&ca.0, &at.key("ca"), report)),
         rules: file.state == StateSection::Redis,

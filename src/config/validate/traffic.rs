@@ -1,18 +1,23 @@
 //! Checks paths, routes, bounds and CORS.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
+use ipnet::IpNet;
 
 use super::Distinct;
 use super::workers::positive;
-use crate::config::file::{self, ConfigFile, Cors, WorkerMode};
-use crate::config::settings::{BoundsSettings, RouteSpec, WorkerTimeouts};
+use crate::config::file::{self, ConfigFile, Cors, StickySection, WorkerMode};
+use crate::config::settings::BoundsSettings;
 use crate::config::source::{ErrorCollector, SettingPath};
-use crate::config::syntax::{Millis, Size, Text};
+use crate::config::syntax::Text;
 use crate::glob::Glob;
+use crate::layers::paths::RouteSettings;
+use crate::openai::body::{Pointer, Shape};
 use crate::openai::kinds::{self, OptionalKind};
-use crate::request::Kind;
+use crate::request::{Kind, RouteTimeouts};
+use crate::server::ListenerBounds;
 
 pub(super) fn paths(file: &ConfigFile, root: &SettingPath<'_>, report: &mut ErrorCollector) -> Vec<Arc<str>> {
     let mut patterns = Distinct::new();
@@ -52,8 +57,8 @@ pub(super) fn routes(
     file: &ConfigFile,
     root: &SettingPath<'_>,
     report: &mut ErrorCollector,
-) -> Vec<RouteSpec> {
-    let mut routes: Vec<RouteSpec> = Vec::with_capacity(file.routes.len());
+) -> Vec<RouteSettings> {
+    let mut routes = Vec::with_capacity(file.routes.len());
     let endpoints = fixed_endpoints();
     let mut patterns: Vec<Glob> = Vec::with_capacity(file.routes.len());
     for (index, route) in file.routes.iter().enumerate() {
@@ -70,12 +75,15 @@ pub(super) fn routes(
         {
             report.fault(&at.key("path"), format!("matches `{}`, which has another kind", endpoint.text()));
         }
-        routes.push(RouteSpec {
+        let pointer = |told: &Option<Text<Pointer>>| told.as_ref().map(|pointer| pointer.0.clone());
+        let session = pointer(&route.session).or_else(|| match &file.workers.sticky {
+            StickySection::Body(pointer) => Some(pointer.0.clone()),
+            StickySection::Header(_) | StickySection::Cookie(_) => None,
+        });
+        routes.push(RouteSettings {
             path: route.path.0.0.clone(),
-            kind,
-            prompt: route.prompt.as_ref().map(|pointer| pointer.0.0.clone()),
-            session: route.session.as_ref().map(|pointer| pointer.0.0.clone()),
-            max_tokens: route.max_tokens.as_ref().map(|pointer| pointer.0.0.clone()),
+            shape: Shape::route(kind, pointer(&route.prompt), pointer(&route.max_tokens))
+                .with_session(session),
             retry: route.retry,
             timeouts: timeouts(&route.timeouts, &file.workers.timeouts, &at.key("timeouts"), report),
         });
@@ -89,18 +97,18 @@ fn timeouts(
     general: &file::TimeoutsSection,
     at: &SettingPath<'_>,
     report: &mut ErrorCollector,
-) -> WorkerTimeouts {
-    let mut of = |key: &str, own: &Option<Text<Millis>>, general: &Text<Millis>| match own {
+) -> RouteTimeouts {
+    let mut of = |key: &str, own: &Option<Text<Duration>>, general: &Text<Duration>| match own {
         // An invalid general timeout is reported at its own position.
         Some(own) if own != general => positive(own.0, &at.key(key), report),
-        _ => general.0.get(),
+        _ => general.0,
     };
-    WorkerTimeouts {
-        connect: of("connect", &own.connect, &general.connect),
-        first_token: of("first_token", &own.first_token, &general.first_token),
-        hold: own.hold.as_ref().unwrap_or(&general.hold).0.get(),
-        idle: of("idle", &own.idle, &general.idle),
-        total: of("total", &own.total, &general.total),
+    RouteTimeouts {
+        connect: Some(of("connect", &own.connect, &general.connect)),
+        first_token: Some(of("first_token", &own.first_token, &general.first_token)),
+        head_without_content: Some(own.hold.as_ref().unwrap_or(&general.hold).0),
+        idle: Some(of("idle", &own.idle, &general.idle)),
+        total: Some(of("total", &own.total, &general.total)),
     }
 }
 
@@ -110,6 +118,7 @@ const MOST_HEADERS: u64 = 1 << 20;
 
 pub(super) fn bounds(
     bounds: &file::BoundsSection,
+    per_ip_exempt: Vec<IpNet>,
     at: &SettingPath<'_>,
     report: &mut ErrorCollector,
 ) -> BoundsSettings {
@@ -129,18 +138,21 @@ pub(super) fn bounds(
         report.fault(&at.key("headers"), "must be from `8KiB` to `1MiB`");
     }
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-    let length = |size: Size| count(size.get());
     BoundsSettings {
         body: bounds.body.get(),
         held: bounds.held.get(),
         buffered: bounds.buffered.get(),
         body_read: positive(bounds.body_read.0, &at.key("body_read"), report),
-        client_stall: positive(bounds.client_stall.0, &at.key("client_stall"), report),
-        headers: length(bounds.headers),
-        header_read: positive(bounds.header_read.0, &at.key("header_read"), report),
-        connections: count(bounds.connections),
-        per_ip: (bounds.per_ip > 0).then(|| count(bounds.per_ip)),
-        h2_streams: bounds.h2_streams,
+        listener: ListenerBounds {
+            client_stall: positive(bounds.client_stall.0, &at.key("client_stall"), report),
+            headers: count(bounds.headers.get()),
+            header_read: positive(bounds.header_read.0, &at.key("header_read"), report),
+            connections: count(bounds.connections),
+            per_ip: count(bounds.per_ip),
+            per_ip_exempt,
+            h2_streams: bounds.h2_streams,
+            ..ListenerBounds::default()
+        },
     }
 }
 

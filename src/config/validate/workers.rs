@@ -1,18 +1,21 @@
 //! Checks the workers, and the concurrency settings.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Distinct, external};
 use crate::config::file::{self, AlgorithmSection, ConcurrencyLimit, ConfigFile, LimitFinder, WorkerSection};
-use crate::config::settings::{PrefixHashing, StickySettings, WorkerRetrySettings, WorkerTimeouts};
+use crate::config::settings::PrefixHashing;
 use crate::config::source::{ErrorCollector, SettingPath};
-use crate::config::syntax::{Millis, Secret, Text};
+use crate::config::syntax::{Secret, Text, quarter};
 use crate::fleet::spec::WorkerSpec;
+use crate::layers::cost::SessionSource;
 use crate::request::Class;
 use crate::shed::settings::{GateSettings, LimitAlgorithmKind, LimitSource, PrefixSettings};
 use crate::shed::{EjectionMode, EjectionSettings, prefix_key};
+use crate::upstream::{RetrySettings, UpstreamTimeouts};
 
 pub(super) fn validate(
     file: &ConfigFile,
@@ -182,12 +185,12 @@ pub(super) fn gate(file: &ConfigFile, root: &SettingPath<'_>, report: &mut Error
         },
         queue_length: usize::try_from(queue.length).unwrap_or(usize::MAX),
         queue_bytes: queue.bytes.get(),
-        queue_wait: queue.wait.as_ref().map_or(concurrency.ttft_slo.0.quarter(), |wait| wait.0).get(),
-        wait_no_worker: queue.wait_no_worker.0.get(),
-        promote: queue.promote.0.get(),
+        queue_wait: queue.wait.as_ref().map_or_else(|| quarter(concurrency.ttft_slo.0), |wait| wait.0),
+        wait_no_worker: queue.wait_no_worker.0,
+        promote: queue.promote.0,
         reserve,
         ttft_slo: positive(concurrency.ttft_slo.0, &at.key("ttft_slo"), report),
-        ttft_per_1k: concurrency.per_1k_prompt_tokens.0.get(),
+        ttft_per_1k: concurrency.per_1k_prompt_tokens.0,
         itl_slo: positive(concurrency.itl_slo.0, &at.key("itl_slo"), report),
         fleet_factor: concurrency.fleet_factor,
         gateways: file.gateways,
@@ -210,7 +213,7 @@ fn ejection(
     report: &mut ErrorCollector,
 ) -> EjectionSettings {
     let (base, max) = (ejection.base_ejection_time.0, ejection.max_ejection_time.0);
-    if max.get() < base.get() {
+    if max < base {
         report.fault(&at.key("max_ejection_time"), "must not be shorter than `base_ejection_time`");
     }
     EjectionSettings {
@@ -224,22 +227,21 @@ fn ejection(
         request_volume: ejection.request_volume,
         interval: positive(ejection.interval.0, &at.key("interval"), report),
         base: positive(base, &at.key("base_ejection_time"), report),
-        max: max.get(),
+        max,
         max_percent: ejection.max_ejection_percent,
     }
 }
 
 /// Returns how long a turn of a session waits for its worker.
-pub(super) fn sticky_wait(concurrency: &file::Concurrency) -> std::time::Duration {
-    let quarter = concurrency.ttft_slo.0.quarter();
-    concurrency.queue.sticky_wait.as_ref().map_or(quarter, |wait| wait.0).get()
+pub(super) fn sticky_wait(concurrency: &file::Concurrency) -> Duration {
+    concurrency.queue.sticky_wait.as_ref().map_or_else(|| quarter(concurrency.ttft_slo.0), |wait| wait.0)
 }
 
-pub(super) fn sticky(sticky: &file::StickySection) -> StickySettings {
+pub(super) fn sticky(sticky: &file::StickySection) -> SessionSource {
     match sticky {
-        file::StickySection::Header(name) => StickySettings::Header(name.0.clone()),
-        file::StickySection::Cookie(name) => StickySettings::Cookie(name.0.0.clone()),
-        file::StickySection::Body(pointer) => StickySettings::Body(pointer.0.0.clone()),
+        file::StickySection::Header(name) => SessionSource::Header(name.0.clone()),
+        file::StickySection::Cookie(name) => SessionSource::Cookie(name.0.0.clone()),
+        file::StickySection::Body(pointer) => SessionSource::Body(pointer.0.clone()),
     }
 }
 
@@ -247,28 +249,24 @@ pub(super) fn timeouts(
     timeouts: &file::TimeoutsSection,
     at: &SettingPath<'_>,
     report: &mut ErrorCollector,
-) -> WorkerTimeouts {
-    WorkerTimeouts {
+) -> UpstreamTimeouts {
+    UpstreamTimeouts {
         connect: positive(timeouts.connect.0, &at.key("connect"), report),
         first_token: positive(timeouts.first_token.0, &at.key("first_token"), report),
-        hold: timeouts.hold.0.get(),
+        hold: timeouts.hold.0,
         idle: positive(timeouts.idle.0, &at.key("idle"), report),
         total: positive(timeouts.total.0, &at.key("total"), report),
     }
 }
 
 /// Reports an error if the duration is zero.
-pub(super) fn positive(
-    length: Millis,
-    at: &SettingPath<'_>,
-    report: &mut ErrorCollector,
-) -> std::time::Duration {
+pub(super) fn positive(length: Duration, at: &SettingPath<'_>, report: &mut ErrorCollector) -> Duration {
     if length.is_zero() {
         report.fault(at, "must be greater than zero");
     }
-    length.get()
+    length
 }
 
-pub(super) fn retry(retry: &file::Retry) -> WorkerRetrySettings {
-    WorkerRetrySettings { max: retry.max, budget: retry.budget }
+pub(super) fn retry(retry: &file::Retry) -> RetrySettings {
+    RetrySettings { max: retry.max, budget: retry.budget }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
-use crate::request::{AllowedModels, Class};
+use crate::request::{AllowedModels, CallerRights, Class};
 use crate::table::Table;
 
 /// Cached tokens; at most twice as many, about 4 MB.
@@ -99,14 +99,8 @@ pub enum TokenError {
 pub struct Bearer {
     /// The caller's id, without its namespace.
     pub id: Arc<str>,
-    /// The caller's class, if the token has one.
-    pub class: Option<Class>,
-    /// The caller's team, if the token has one.
-    pub team: Option<Arc<str>>,
-    /// The models that the caller may use; `None` for all.
-    pub models: Option<Arc<AllowedModels>>,
-    /// Whether the caller may use external workers.
-    pub external: bool,
+    /// The caller's rights, as far as the token has claims for them.
+    pub rights: CallerRights,
 }
 
 /// A token with a verified signature, and its lifetime in seconds since 1970.
@@ -211,7 +205,8 @@ impl Tokens {
         let models = names.models.as_ref().and_then(|name| claims.get(&**name)).map(allowed).map(Arc::new);
         let external =
             names.external.as_ref().and_then(|name| claims.get(&**name)) == Some(&Value::Bool(true));
-        Ok(Signed { bearer: Arc::new(Bearer { id, class, team, models, external }), from, until })
+        let rights = CallerRights { class, team, models, external, ..CallerRights::default() };
+        Ok(Signed { bearer: Arc::new(Bearer { id, rights }), from, until })
     }
 }
 

@@ -101,14 +101,9 @@ fn a_token_says_who_asks() {
     let token = curve.token(&head(), &claims());
     for _ in 0..2 {
         let bearer = tokens.check(token.as_bytes(), &Sha256::digest(&token).into(), NOW).unwrap();
-        let expected = Bearer {
-            id: "ada".into(),
-            class: Some(Class::Batch),
-            team: Some("red".into()),
-            models: None,
-            external: false,
-        };
-        assert_eq!(*bearer, expected);
+        let rights =
+            CallerRights { class: Some(Class::Batch), team: Some("red".into()), ..CallerRights::default() };
+        assert_eq!(*bearer, Bearer { id: "ada".into(), rights });
     }
     for (models, patterns) in [
         (json!(["qwen*", "assistant", 7]), &["qwen*", "assistant"][..]),
@@ -119,13 +114,13 @@ fn a_token_says_who_asks() {
     ] {
         let token = curve.token(&head(), &with(claims(), "models", models));
         let bearer = tokens.check(token.as_bytes(), &Sha256::digest(&token).into(), NOW).unwrap();
-        let models: Vec<_> = bearer.models.as_ref().unwrap().patterns().map(|text| &**text).collect();
+        let models: Vec<_> = bearer.rights.models.as_ref().unwrap().patterns().map(|text| &**text).collect();
         assert_eq!(models, patterns);
     }
     for (claim, external) in [(json!(true), true), (json!("true"), false), (json!(1), false)] {
         let token = curve.token(&head(), &with(claims(), "paid", claim));
         let bearer = tokens.check(token.as_bytes(), &Sha256::digest(&token).into(), NOW).unwrap();
-        assert_eq!(bearer.external, external);
+        assert_eq!(bearer.rights.external, external);
     }
     let plain = without(without(claims(), "tier"), "org");
     let bare = curve.token(&without(head(), "kid"), &with(plain, "aud", json!(["x", "both"])));

@@ -10,10 +10,12 @@ use sha2::{Digest, Sha256};
 
 use super::answer::{AdminError, json_answer};
 use super::body::AdminBody;
+use crate::hex;
 use crate::limit::own_limits::{WrittenLimit, quota};
 use crate::limit::rule::Rule;
-use crate::redis::callers::{StoredCaller, StoredCallers, WrittenCaller as Rest, is_name};
+use crate::redis::callers::{StoredCallers, WrittenCaller as Rest, is_name};
 use crate::redis::link::RedisLoss;
+use crate::request::KeyOwner;
 
 /// A caller as written by an administrator.
 #[derive(Debug, Deserialize)]
@@ -46,8 +48,8 @@ fn unknown(id: &str) -> AdminError {
 }
 
 /// Returns the JSON of a caller. Leaves out the digest, from which a weak key could be guessed.
-fn shown(caller: &StoredCaller) -> Value {
-    let Rest { class, weight, team, limits, models, external } = caller.written();
+fn shown(caller: &KeyOwner) -> Value {
+    let Rest { class, weight, team, limits, models, external } = Rest::from(&caller.rights);
     let id = &caller.id;
     let mut shown = json!({
         "id": id,
@@ -98,13 +100,11 @@ pub(super) async fn write(
     let rest = Rest { class, weight, team, limits, models, external };
     let sha256 = match (sha256, key) {
         (Some(sha256), None) => sha256,
-        (None, Some(key)) if !key.is_empty() => {
-            Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
-        }
+        (None, Some(key)) if !key.is_empty() => hex::write(&Sha256::digest(key)),
         _ => return Err(bad("give `sha256`, the SHA-256 of the caller's key, or `key`, the key itself")),
     };
-    let caller = StoredCaller::new(id, &sha256, &rest).map_err(bad)?;
-    for (name, limit) in caller.limits.iter().flat_map(|limits| limits.iter()) {
+    let caller = rest.read(id, &sha256).map_err(bad)?;
+    for (name, limit) in caller.rights.limits.iter().flat_map(|limits| limits.iter()) {
         let Some(rule) = rules.iter().find(|rule| rule.name == *name) else {
             return Err(bad(format!("`limits` names the rule '{name}', which does not exist")));
         };

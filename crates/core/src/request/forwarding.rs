@@ -69,6 +69,8 @@ pub struct DecodedPath(pub Arc<str>);
 /// Timeouts of one route; `None` for the general timeout (set by `request_cost`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RouteTimeouts {
+    /// To connect to a worker.
+    pub connect: Option<std::time::Duration>,
     /// From the dispatch to the first content of a stream.
     pub first_token: Option<std::time::Duration>,
     /// From the first dispatch until the answer's head is sent although there is no content yet.

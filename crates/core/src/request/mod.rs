@@ -12,6 +12,7 @@ mod overrides;
 mod payload;
 mod prefix;
 mod record;
+mod rights;
 mod slo;
 mod trace;
 
@@ -27,6 +28,7 @@ pub use overrides::{OwnLimit, OwnLimits};
 pub use payload::{BodyReservation, Payload, PayloadError};
 pub use prefix::{BLOCK_BYTES, PromptPrefix};
 pub use record::{Blame, Ending, FallbackTaken, LoggedFields, RequestRecord};
+pub use rights::{CallerRights, KeyOwner};
 pub use slo::SloOutcome;
 pub use trace::{Trace, TraceId};
 
@@ -99,16 +101,14 @@ impl Caller {
     /// Creates a caller with weight 1 and the default class.
     #[must_use]
     pub fn new(id: impl Into<Arc<str>>) -> Self {
-        Self {
-            id: id.into(),
-            team: None,
-            class: Class::default(),
-            weight: 1,
-            limits: None,
-            models: None,
-            answer_headers: None,
-            external: false,
-        }
+        Self::with_rights(id, Class::default(), CallerRights::default())
+    }
+
+    /// Creates a caller of this class with these rights.
+    #[must_use]
+    pub fn with_rights(id: impl Into<Arc<str>>, class: Class, rights: CallerRights) -> Self {
+        let CallerRights { class: _, team, weight, limits, models, answer_headers, external } = rights;
+        Self { id: id.into(), team, class, weight, limits, models, answer_headers, external }
     }
 
     /// Returns `true` if this request may go to an external worker: never in class `batch`, for
