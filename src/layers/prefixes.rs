@@ -7,6 +7,8 @@ use std::hash::BuildHasher;
 use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::fleet::Fleet;
 use crate::openai::body::{Facts, PromptPart, Shape, prompt_parts};
@@ -20,14 +22,15 @@ const MOST_BYTES: usize = MOST_BLOCKS * BLOCK_BYTES as usize;
 const LEAST_BYTES: u64 = LEAST_BLOCKS as u64 * BLOCK_BYTES;
 
 /// Whose prompts share what a worker has cached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum PrefixShare {
-    /// Each caller's.
+    /// each caller's alone
     Caller,
-    /// Each team's; a caller without a team is its own.
+    /// those of a team; a caller without a team is alone
     #[default]
     Team,
-    /// Everybody's.
+    /// everybody's
     All,
 }
 

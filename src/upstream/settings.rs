@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::fleet::heartbeat::SigningKey;
 use crate::fleet::spec::Http2Mode;
 use crate::request::{AnswerHeaders, RouteTimeouts};
@@ -49,13 +52,16 @@ impl UpstreamTimeouts {
     }
 }
 
-/// Limits on sending a request to another worker.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Retries on another worker, only before the first token.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct RetrySettings {
-    /// Most retries per request.
+    /// Maximum number of other workers tried for one request; 0 for none.
+    #[schemars(range(max = 10))]
     pub max: u32,
-    /// Retries as a share (0 to 1) of the requests of the last 10 s; [`super::budget::FLOOR`]
-    /// retries are always allowed.
+    /// Share of the requests of the last 10 s that may be retries, from 0 to 1. 10 retries are
+    /// always allowed.
+    #[schemars(range(min = 0, max = 1))]
     pub budget: f64,
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use serde::{Deserialize, Serialize};
 
 /// The reasons, as in the header `x-traffic-dam-reason` and the metric label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -161,11 +162,14 @@ impl fmt::Display for Reason {
 }
 
 /// The unit that a quota counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
 pub enum Unit {
-    /// One per request.
+    /// one per request
+    #[default]
     Requests,
-    /// Prompt and output tokens.
+    /// tokens of prompt and answer
     Tokens,
 }
 

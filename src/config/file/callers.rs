@@ -9,9 +9,9 @@ use jsonwebtoken::Algorithm;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AnswerHeadersSection, OneOrMany};
+use super::OneOrMany;
 use crate::config::syntax::{Digest, FilePath, Glob, Id, Jwks, Network, Rate, Text, Word};
-use crate::request::Class;
+use crate::request::{AnswerHeaders, Class};
 
 /// Identification of callers, and their rights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -182,7 +182,7 @@ pub struct CallerKeySection {
     pub models: Option<Vec<Text<Glob>>>,
     /// Headers of this caller's answers.
     #[schemars(extend("x-default" = "`answer_headers`"))]
-    pub answer_headers: Option<AnswerHeadersSection>,
+    pub answer_headers: Option<AnswerHeaders>,
     /// Whether requests of this caller may go to external workers, such as a paid API. Requests of
     /// class `batch` never do.
     #[serde(default)]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::PrefixChoice;
 use crate::config::syntax::{Size, Text, quarter};
+use crate::shed::settings::LimitAlgorithmKind;
 
 /// Concurrency limits of the workers, and the queue in front of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -17,7 +18,7 @@ pub struct Concurrency {
     pub limit: ConcurrencyLimit,
     /// Limit algorithm of an adaptive limit. `stream` is the one to use; the others are known from
     /// other systems and serve for comparison.
-    pub law: AlgorithmSection,
+    pub law: LimitAlgorithmKind,
     /// TTFT SLO: time from the last byte of a request to the first token of its answer.
     pub ttft_slo: Text<Duration>,
     /// Increase of `ttft_slo` per 1000 prompt tokens.
@@ -44,7 +45,7 @@ impl Default for Concurrency {
     fn default() -> Self {
         Self {
             limit: ConcurrencyLimit::LimitFinder(LimitFinder::Adaptive),
-            law: AlgorithmSection::Stream,
+            law: LimitAlgorithmKind::Stream,
             ttft_slo: Text(Duration::from_secs(1)),
             per_1k_prompt_tokens: Text(Duration::from_millis(0)),
             itl_slo: Text(Duration::from_millis(100)),
@@ -83,20 +84,6 @@ pub enum LimitFinder {
     Adaptive,
     /// each worker's own `slots`; a number applies to every worker
     Slots,
-}
-
-/// Limit algorithm of an adaptive limit.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AlgorithmSection {
-    /// based on the time to the first token and the time between tokens
-    Stream,
-    /// additive increase, multiplicative decrease, based on the duration of whole answers
-    Aimd,
-    /// Netflix's Gradient2, based on the duration of whole answers
-    Gradient2,
-    /// Vegas, based on the duration of whole answers
-    Vegas,
 }
 
 /// Queue of a pool.

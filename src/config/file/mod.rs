@@ -20,25 +20,20 @@ pub use callers::{
     Anonymous, BuiltinSource, CallerKeySection, CallerStore, CallersSection, ClaimNames, ClassName,
     HeaderSource, Jwt, JwtAlgorithm, KeyLimit, SourceSection,
 };
-pub use concurrency::{
-    AlgorithmSection, Concurrency, ConcurrencyLimit, LimitFinder, Overflow, Queue, Reserve,
-};
+pub use concurrency::{Concurrency, ConcurrencyLimit, LimitFinder, Overflow, Queue, Reserve};
 pub use jobs::{JobsSection, NotBefore};
-pub use limits::{AlgorithmName, Matching, ModeName, PerName, Reservation, RuleSection, UnitName};
-pub use models::{
-    AnswerHeadersSection, FallbackReasonName, FallbackSection, ModelSection, ServeSection, ShareSection,
-};
-pub use prefix::{PrefixChoice, PrefixSection, PrefixShareName};
+pub use limits::{Matching, Reservation, RuleSection};
+pub use models::{FallbackSection, ModelSection, ServeSection, ShareSection};
+pub use prefix::{PrefixChoice, PrefixSection};
 pub use process::{AdminSection, DrainSection, LogSection, Tls};
-pub use redis::{OnLossName, RedisSection, StateSection};
+pub use redis::{RedisSection, StateSection};
 pub use tracing::Tracing;
 pub use traffic::{
     BoundsSection, Cors, KindName, MediaSection, MediaUrlsSection, MediaUrlsWord, RouteSection,
-    RouteTimeoutsSection, ServedKindName,
+    RouteTimeoutsSection,
 };
 pub use workers::{
-    DiscoverySection, Ejection, EjectionModeName, Retry, StickySection, TimeoutsSection, WorkerMode,
-    WorkerSection, Workers,
+    DiscoverySection, Ejection, StickySection, TimeoutsSection, WorkerMode, WorkerSection, Workers,
 };
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -47,6 +42,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::syntax::{PathGlob, Text};
+use crate::openai::kinds::OptionalKind;
+use crate::request::AnswerHeaders;
 
 /// Settings of Traffic Dam. An omitted key has its default; an unknown key is an error.
 ///
@@ -89,7 +86,7 @@ pub struct ConfigFile {
     pub workers: Workers,
     /// Kinds of calls served in addition to chat, completions, responses and embeddings.
     #[schemars(length(max = 16))]
-    pub kinds: Vec<ServedKindName>,
+    pub kinds: Vec<OptionalKind>,
     /// Paths forwarded in addition to the endpoints of the served kinds; each call counts as one request with
     /// zero tokens. `["/*"]` forwards all paths.
     #[schemars(length(max = 64))]
@@ -105,7 +102,7 @@ pub struct ConfigFile {
     /// Limits on connections and requests.
     pub bounds: BoundsSection,
     /// Headers of answers that tell callers which model and worker answered.
-    pub answer_headers: AnswerHeadersSection,
+    pub answer_headers: AnswerHeaders,
     /// Access from web pages of other origins (CORS).
     pub cors: Cors,
     /// Graceful shutdown.
@@ -132,13 +129,13 @@ impl Default for ConfigFile {
             state: StateSection::default(),
             redis: RedisSection::default(),
             workers: Workers::default(),
-            kinds: vec![ServedKindName::Messages, ServedKindName::Count],
+            kinds: vec![OptionalKind::Messages, OptionalKind::Count],
             paths: Vec::new(),
             routes: Vec::new(),
             models: Vec::new(),
             media: MediaSection::default(),
             bounds: BoundsSection::default(),
-            answer_headers: AnswerHeadersSection::default(),
+            answer_headers: AnswerHeaders::default(),
             cors: Cors::default(),
             drain: DrainSection::default(),
             log: LogSection::default(),

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::syntax::{FilePath, Glob, Text, Word};
 use crate::models::FallbackReason;
-use crate::request::AnswerHeaders;
 
 /// Properties of the models that match a pattern. The first entry that matches the name in a request
 /// holds.
@@ -71,7 +70,7 @@ pub struct FallbackSection {
     /// Reasons for which it takes over.
     #[serde(default = "every_reason")]
     #[schemars(length(min = 1, max = 3))]
-    pub on: Vec<FallbackReasonName>,
+    pub on: Vec<FallbackReason>,
     /// Maximum share of the requests of the last minute for `models[].model` that it may take, from 0
     /// to 1.
     #[serde(default = "all")]
@@ -79,49 +78,10 @@ pub struct FallbackSection {
     pub share: f64,
 }
 
-fn every_reason() -> Vec<FallbackReasonName> {
-    vec![FallbackReasonName::Overloaded, FallbackReasonName::NoWorker, FallbackReasonName::Failed]
+fn every_reason() -> Vec<FallbackReason> {
+    FallbackReason::ALL.to_vec()
 }
 
 const fn all() -> f64 {
     1.0
-}
-
-/// Reason for which a fallback takes over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum FallbackReasonName {
-    /// no worker has room in time, or a worker answered 429 or 503
-    Overloaded,
-    /// no worker accepts requests
-    NoWorker,
-    /// the workers failed before the first token, or answered another 5xx
-    Failed,
-}
-
-impl From<FallbackReasonName> for FallbackReason {
-    fn from(name: FallbackReasonName) -> Self {
-        match name {
-            FallbackReasonName::Overloaded => Self::Overloaded,
-            FallbackReasonName::NoWorker => Self::NoWorker,
-            FallbackReasonName::Failed => Self::Failed,
-        }
-    }
-}
-
-/// Headers that name the inside to callers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct AnswerHeadersSection {
-    /// `x-traffic-dam-model`: the name under which the worker serves the model.
-    pub model: bool,
-    /// `x-traffic-dam-worker`: the worker whose answer begins. If the answer was begun before its
-    /// first token, another worker may have finished it: the log names that one.
-    pub worker: bool,
-}
-
-impl From<AnswerHeadersSection> for AnswerHeaders {
-    fn from(section: AnswerHeadersSection) -> Self {
-        Self { model: section.model, worker: section.worker }
-    }
 }

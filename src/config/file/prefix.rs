@@ -27,31 +27,8 @@ pub struct PrefixSection {
     pub key: Option<Text<Secret>>,
     /// Whose prompts may share what a worker has cached. No other caller can learn from the choice
     /// of a worker what was sent before.
-    pub share: PrefixShareName,
+    pub share: PrefixShare,
     /// Tokens of prompts that a worker is assumed to keep.
     #[schemars(range(min = 64, max = 4_194_304), extend("x-default" = "its `kv_tokens`, else 131072"))]
     pub capacity: Option<u64>,
-}
-
-/// Whose prompts share what a worker has cached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PrefixShareName {
-    /// each caller's alone
-    Caller,
-    /// those of a team; a caller without a team is alone
-    #[default]
-    Team,
-    /// everybody's
-    All,
-}
-
-impl From<PrefixShareName> for PrefixShare {
-    fn from(name: PrefixShareName) -> Self {
-        match name {
-            PrefixShareName::Caller => Self::Caller,
-            PrefixShareName::Team => Self::Team,
-            PrefixShareName::All => Self::All,
-        }
-    }
 }

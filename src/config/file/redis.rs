@@ -45,7 +45,7 @@ pub struct RedisSection {
     /// Timeout of a command, after which the gateway continues without its result.
     pub timeout: Text<Duration>,
     /// How rules act while Redis does not answer, unless a rule has its own `on_loss`.
-    pub on_loss: OnLossName,
+    pub on_loss: OnLoss,
     /// File with additional certificate authorities, PEM, for `rediss`.
     pub ca: Option<Text<FilePath>>,
 }
@@ -59,31 +59,8 @@ impl Default for RedisSection {
             prefix: Text(Id("dam".into())),
             hmac_key: None,
             timeout: Text(Duration::from_millis(10)),
-            on_loss: OnLossName::default(),
+            on_loss: OnLoss::default(),
             ca: None,
-        }
-    }
-}
-
-/// How a rule acts while Redis does not answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OnLossName {
-    /// each gateway counts its share of the quota separately
-    #[default]
-    Share,
-    /// it admits everything
-    Open,
-    /// it refuses everything with 503
-    Closed,
-}
-
-impl From<OnLossName> for OnLoss {
-    fn from(name: OnLossName) -> Self {
-        match name {
-            OnLossName::Share => Self::Share,
-            OnLossName::Open => Self::Open,
-            OnLossName::Closed => Self::Closed,
         }
     }
 }

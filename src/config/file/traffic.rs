@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::TimeoutsSection;
 use crate::config::syntax::{Host, Origin, PathGlob, Size, Text};
 use crate::openai::body::{MediaUrls, Pointer};
-use crate::openai::kinds::OptionalKind;
 use crate::request::Kind;
 use crate::server::ListenerBounds;
 
@@ -61,37 +60,6 @@ impl From<KindName> for Kind {
             KindName::Response => Self::Response,
             KindName::Embedding => Self::Embedding,
             KindName::Messages => Self::Messages,
-        }
-    }
-}
-
-/// Kind of calls that is served only if it is named.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ServedKindName {
-    /// `/v1/messages`, Anthropic's Messages API
-    Messages,
-    /// `/v1/messages/count_tokens`, `/tokenize`, `/detokenize`
-    Count,
-    /// `/v1/rerank`, `/rerank`, `/v2/rerank`, `/v1/score`, `/score`, `/pooling`, `/classify`
-    Rerank,
-    /// `/v1/images/generations` and `edits`
-    Images,
-    /// `/v1/audio/speech`, `transcriptions` and `translations`
-    Audio,
-    /// `GET` and `DELETE /v1/responses/{id}`, `POST …/cancel`, `GET …/input_items`
-    ResponsesById,
-}
-
-impl From<ServedKindName> for OptionalKind {
-    fn from(name: ServedKindName) -> Self {
-        match name {
-            ServedKindName::Messages => Self::Messages,
-            ServedKindName::Count => Self::Count,
-            ServedKindName::Rerank => Self::Rerank,
-            ServedKindName::Images => Self::Images,
-            ServedKindName::Audio => Self::Audio,
-            ServedKindName::ResponsesById => Self::ResponsesById,
         }
     }
 }

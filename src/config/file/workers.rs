@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::syntax::{AllowedHost, Field, FilePath, Glob, Id, Rate, Secret, Text, WorkerUrl};
 use crate::fleet::spec::Http2Mode;
 use crate::openai::body::Pointer;
-use crate::shed::EjectionSettings;
+use crate::shed::{EjectionMode, EjectionSettings};
 use crate::upstream::{RetrySettings, UpstreamTimeouts};
 
 /// The LLM workers, and how the gateway talks to them.
@@ -37,12 +37,12 @@ pub struct Workers {
     /// Timeouts of a request's steps.
     pub timeouts: TimeoutsSection,
     /// Retries on another worker, only before the first token.
-    pub retry: Retry,
+    pub retry: RetrySettings,
     /// Exclusion of workers that fail requests which other workers can serve.
     pub ejection: Ejection,
     /// Whether requests go to workers over HTTP/2, many on one connection. Worker entries override it.
     #[schemars(extend("x-default" = "auto for external workers, otherwise off"))]
-    pub http2: Option<Http2Name>,
+    pub http2: Option<Http2Mode>,
     /// File with additional certificate authorities, PEM, for workers behind `https`.
     pub ca: Option<Text<FilePath>>,
 }
@@ -57,7 +57,7 @@ impl Default for Workers {
             active_colour: None,
             sticky: StickySection::Header(Text(HeaderName::from_static("x-session-id"))),
             timeouts: TimeoutsSection::default(),
-            retry: Retry::default(),
+            retry: RetrySettings::default(),
             ejection: Ejection::default(),
             http2: None,
             ca: None,
@@ -126,29 +126,7 @@ pub struct WorkerSection {
     pub provider: Option<ProviderSection>,
     /// Whether requests go to this worker over HTTP/2.
     #[schemars(extend("x-default" = "`workers.http2`"))]
-    pub http2: Option<Http2Name>,
-}
-
-/// Whether requests go to a worker over HTTP/2.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Http2Name {
-    /// if its URL is `https` and it chooses HTTP/2 in the TLS handshake (ALPN)
-    Auto,
-    /// never
-    Off,
-    /// as `auto`, and without TLS always: the worker must accept HTTP/2 without negotiation (h2c)
-    PriorKnowledge,
-}
-
-impl From<Http2Name> for Http2Mode {
-    fn from(name: Http2Name) -> Self {
-        match name {
-            Http2Name::Auto => Self::Auto,
-            Http2Name::Off => Self::Off,
-            Http2Name::PriorKnowledge => Self::PriorKnowledge,
-        }
-    }
+    pub http2: Option<Http2Mode>,
 }
 
 /// Limits of a paid API. At least one of them.
@@ -224,26 +202,6 @@ impl Default for TimeoutsSection {
     }
 }
 
-/// Retries on another worker.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Retry {
-    /// Maximum number of other workers tried for one request; 0 for none.
-    #[schemars(range(max = 10))]
-    pub max: u32,
-    /// Share of the requests of the last 10 s that may be retries, from 0 to 1. 10 retries are
-    /// always allowed.
-    #[schemars(range(min = 0, max = 1))]
-    pub budget: f64,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        let RetrySettings { max, budget } = RetrySettings::default();
-        Self { max, budget }
-    }
-}
-
 /// Exclusion of workers that fail requests which other workers can serve (outlier ejection). A
 /// failure is a response 500, 502 or 504, a response of the wrong type, or a connection or stream
 /// that breaks. It counts if another worker could serve the same request, if two callers met a
@@ -252,7 +210,7 @@ impl Default for Retry {
 #[serde(default, deny_unknown_fields)]
 pub struct Ejection {
     /// How to treat a worker that fails.
-    pub mode: EjectionModeName,
+    pub mode: EjectionMode,
     /// Number of consecutive failures that eject a worker.
     #[schemars(range(min = 1, max = 1000))]
     pub consecutive: u32,
@@ -278,7 +236,7 @@ impl Default for Ejection {
     fn default() -> Self {
         let default = EjectionSettings::default();
         Self {
-            mode: EjectionModeName::On,
+            mode: default.mode,
             consecutive: default.consecutive,
             failure_percentage: default.failure_percentage,
             request_volume: default.request_volume,
@@ -288,16 +246,4 @@ impl Default for Ejection {
             max_ejection_percent: default.max_percent,
         }
     }
-}
-
-/// How to treat a worker that fails requests which other workers can serve.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum EjectionModeName {
-    /// it gets no requests for a while
-    On,
-    /// it is shown as failing, but keeps its requests
-    Observe,
-    /// failures have no effect
-    Off,
 }

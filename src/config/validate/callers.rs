@@ -54,7 +54,7 @@ pub(super) fn validate(
                     weight: key.weight,
                     limits: own_limits(&key.limits),
                     models: models.map(|models| Arc::new(AllowedModels::new(models))),
-                    answer_headers: key.answer_headers.map(Into::into),
+                    answer_headers: key.answer_headers,
                     external: key.external,
                 };
                 KeyOwner { id: key.id.0.0.clone(), sha256: key.sha256.0.0, rights }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::Distinct;
-use crate::config::file::{AlgorithmName, ConfigFile, PerName, Reservation, RuleSection, UnitName};
+use crate::config::file::{ConfigFile, Reservation, RuleSection};
 use crate::config::source::{ErrorCollector, SettingPath};
 use crate::limit::own_limits::{LONGEST_LOG, fill_time_ok};
-use crate::limit::rule::{Match, Quota, Rule};
+use crate::limit::rule::{Algorithm, Match, Per, Quota, Rule};
+use crate::refusal::Unit;
 
 pub(super) fn validate(file: &ConfigFile, root: &SettingPath<'_>, report: &mut ErrorCollector) -> Vec<Rule> {
     let max_keys = usize::try_from(file.max_keys).unwrap_or(usize::MAX);
@@ -15,22 +16,22 @@ pub(super) fn validate(file: &ConfigFile, root: &SettingPath<'_>, report: &mut E
         let at = root.key("limits").index(index);
         names.add(limit.name.0.clone(), &at.key("name"), report);
         key(limit, &at, report);
-        if limit.reserve == Reservation::Max && limit.unit == UnitName::Requests {
+        if limit.reserve == Reservation::Max && limit.unit == Unit::Requests {
             report.fault(&at.key("reserve"), "applies only to rules whose `unit` is `tokens`");
         }
         Rule {
             name: limit.name.0.0.clone(),
-            algorithm: limit.algorithm.into(),
-            per: limit.per.as_slice().iter().map(|part| (*part).into()).collect(),
-            unit: limit.unit.into(),
+            algorithm: limit.algorithm,
+            per: limit.per.as_slice().to_vec(),
+            unit: limit.unit,
             quota: match limit.algorithm {
-                AlgorithmName::TokenBucket => bucket(limit, &at, report),
-                AlgorithmName::SlidingWindow | AlgorithmName::SlidingLog => window(limit, &at, report),
+                Algorithm::TokenBucket => bucket(limit, &at, report),
+                Algorithm::SlidingWindow | Algorithm::SlidingLog => window(limit, &at, report),
             },
-            mode: limit.mode.into(),
+            mode: limit.mode,
             matches: matching(limit, &at, report),
             reserve_max: limit.reserve == Reservation::Max,
-            on_loss: limit.on_loss.unwrap_or(file.redis.on_loss).into(),
+            on_loss: limit.on_loss.unwrap_or(file.redis.on_loss),
             max_keys,
         }
     });
@@ -44,7 +45,7 @@ fn key(limit: &RuleSection, at: &SettingPath<'_>, report: &mut ErrorCollector) {
             report.fault(&at.index(index), "is a duplicate");
         }
     }
-    if parts.len() > 1 && parts.contains(&PerName::All) {
+    if parts.len() > 1 && parts.contains(&Per::All) {
         report.fault(&at, "`all` is one count for everything: it cannot be combined with others");
     }
 }
@@ -93,7 +94,7 @@ fn window(limit: &RuleSection, at: &SettingPath<'_>, report: &mut ErrorCollector
         Some(_) => {}
     }
     let most = limit.limit.unwrap_or(1);
-    if limit.algorithm == AlgorithmName::SlidingLog && most > LONGEST_LOG {
+    if limit.algorithm == Algorithm::SlidingLog && most > LONGEST_LOG {
         let problem = format!(
             "a sliding log remembers every admission, so its limit is at most {LONGEST_LOG}; for more use `sliding_window`"
         );

@@ -90,8 +90,8 @@ pub(super) fn validate(
         sticky_wait: workers::sticky_wait(&file.concurrency),
         sticky: workers::sticky(&file.workers.sticky),
         timeouts: workers::timeouts(&file.workers.timeouts, &root.key("workers").key("timeouts"), report),
-        retry: workers::retry(&file.workers.retry),
-        http2: file.workers.http2.map(Into::into),
+        retry: file.workers.retry,
+        http2: file.workers.http2,
         worker_ca: file
             .workers
             .ca
@@ -103,7 +103,7 @@ pub(super) fn validate(
         models: models::models(&file, &root, files, report),
         bytes_per_token: file.media.bytes_per_token,
         media_urls: (&file.media.urls).into(),
-        answer_headers: file.answer_headers.into(),
+        answer_headers: file.answer_headers,
         bounds: traffic::bounds(&file.bounds, exempt, &root.key("bounds"), report),
         cors_origins: traffic::origins(&file.cors, &root.key("cors"), report),
         drain: process::drain(&file.drain),

@@ -7,7 +7,7 @@ use crate::config::file::{ConfigFile, FallbackSection, ModelSection, ServeSectio
 use crate::config::settings::ModelSettings;
 use crate::config::source::{ErrorCollector, SettingPath};
 use crate::config::syntax::{Text, Word};
-use crate::models::{FallbackReason, FallbackSpec, ModelShare, ModelSpec, chain_fault};
+use crate::models::{FallbackSpec, ModelShare, ModelSpec, chain_fault};
 
 pub(super) fn models(
     file: &ConfigFile,
@@ -81,7 +81,7 @@ fn fallback(
         }
         FallbackSpec {
             model: name(&told.model, &at.key("model"), report),
-            on: told.on.iter().map(|reason| FallbackReason::from(*reason)).collect(),
+            on: told.on.clone(),
             share: told.share,
         }
     };

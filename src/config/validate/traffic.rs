@@ -33,8 +33,7 @@ pub(super) fn served_kinds(
     report: &mut ErrorCollector,
 ) -> Vec<OptionalKind> {
     let mut named = Distinct::new();
-    let kinds: Vec<_> = file.kinds.iter().map(|name| OptionalKind::from(*name)).collect();
-    for (index, kind) in kinds.iter().enumerate() {
+    for (index, kind) in file.kinds.iter().enumerate() {
         let at = root.key("kinds").index(index);
         named.add(*kind, &at, report);
         if *kind == OptionalKind::ResponsesById && file.workers.mode == WorkerMode::Queue {
@@ -42,7 +41,7 @@ pub(super) fn served_kinds(
             report.fault(&at, problem);
         }
     }
-    kinds
+    file.kinds.clone()
 }
 
 /// Returns the endpoints that are always served, and their kinds. A route may set an endpoint's

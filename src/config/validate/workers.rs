@@ -6,16 +6,16 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Distinct, external};
-use crate::config::file::{self, AlgorithmSection, ConcurrencyLimit, ConfigFile, LimitFinder, WorkerSection};
+use crate::config::file::{self, ConcurrencyLimit, ConfigFile, LimitFinder, WorkerSection};
 use crate::config::settings::PrefixHashing;
 use crate::config::source::{ErrorCollector, SettingPath};
 use crate::config::syntax::{Secret, Text, quarter};
 use crate::fleet::spec::WorkerSpec;
 use crate::layers::cost::SessionSource;
 use crate::request::Class;
-use crate::shed::settings::{GateSettings, LimitAlgorithmKind, LimitSource, PrefixSettings};
-use crate::shed::{EjectionMode, EjectionSettings, prefix_key};
-use crate::upstream::{RetrySettings, UpstreamTimeouts};
+use crate::shed::settings::{GateSettings, LimitSource, PrefixSettings};
+use crate::shed::{EjectionSettings, prefix_key};
+use crate::upstream::UpstreamTimeouts;
 
 pub(super) fn validate(
     file: &ConfigFile,
@@ -65,7 +65,7 @@ pub(super) fn validate(
             colour: worker.colour.0.0.clone(),
             headers: headers(&worker.headers, &at.key("headers"), report),
             external: external::limits(worker, &at, report),
-            http2: worker.http2.map(Into::into),
+            http2: worker.http2,
         });
     }
     pools(workers, &at, report);
@@ -177,12 +177,7 @@ pub(super) fn gate(file: &ConfigFile, root: &SettingPath<'_>, report: &mut Error
             ConcurrencyLimit::LimitFinder(LimitFinder::Slots) => LimitSource::Slots,
             ConcurrencyLimit::Number(number) => LimitSource::Fixed(number),
         },
-        law: match concurrency.law {
-            AlgorithmSection::Stream => LimitAlgorithmKind::Stream,
-            AlgorithmSection::Aimd => LimitAlgorithmKind::Aimd,
-            AlgorithmSection::Gradient2 => LimitAlgorithmKind::Gradient2,
-            AlgorithmSection::Vegas => LimitAlgorithmKind::Vegas,
-        },
+        law: concurrency.law,
         queue_length: usize::try_from(queue.length).unwrap_or(usize::MAX),
         queue_bytes: queue.bytes.get(),
         queue_wait: queue.wait.as_ref().map_or_else(|| quarter(concurrency.ttft_slo.0), |wait| wait.0),
@@ -204,7 +199,7 @@ pub(super) fn gate(file: &ConfigFile, root: &SettingPath<'_>, report: &mut Error
 
 pub(super) fn prefix(file: &ConfigFile) -> PrefixHashing {
     let secret = file.prefix.key.as_ref().or(file.redis.hmac_key.as_ref());
-    PrefixHashing { key: secret.map(|secret| prefix_key(secret.0.expose())), share: file.prefix.share.into() }
+    PrefixHashing { key: secret.map(|secret| prefix_key(secret.0.expose())), share: file.prefix.share }
 }
 
 fn ejection(
@@ -217,11 +212,7 @@ fn ejection(
         report.fault(&at.key("max_ejection_time"), "must not be shorter than `base_ejection_time`");
     }
     EjectionSettings {
-        mode: match ejection.mode {
-            file::EjectionModeName::On => EjectionMode::On,
-            file::EjectionModeName::Observe => EjectionMode::Observe,
-            file::EjectionModeName::Off => EjectionMode::Off,
-        },
+        mode: ejection.mode,
         consecutive: ejection.consecutive,
         failure_percentage: ejection.failure_percentage,
         request_volume: ejection.request_volume,
@@ -265,8 +256,4 @@ pub(super) fn positive(length: Duration, at: &SettingPath<'_>, report: &mut Erro
         report.fault(at, "must be greater than zero");
     }
     length
-}
-
-pub(super) fn retry(retry: &file::Retry) -> RetrySettings {
-    RetrySettings { max: retry.max, budget: retry.budget }
 }

@@ -24,6 +24,8 @@ mod response_by_id;
 use std::time::Duration;
 
 use http::Method;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::body::BodyMember;
 use super::dialect::Dialect;
@@ -161,19 +163,20 @@ pub struct BesideBounds {
 }
 
 /// A kind that is served only if the setting `kinds` names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum OptionalKind {
-    /// Anthropic's Messages API.
+    /// `/v1/messages`, Anthropic's Messages API
     Messages,
-    /// Counting tokens.
+    /// `/v1/messages/count_tokens`, `/tokenize`, `/detokenize`
     Count,
-    /// Reranking, scores, classes.
+    /// `/v1/rerank`, `/rerank`, `/v2/rerank`, `/v1/score`, `/score`, `/pooling`, `/classify`
     Rerank,
-    /// Images.
+    /// `/v1/images/generations` and `edits`
     Images,
-    /// Speech and transcriptions.
+    /// `/v1/audio/speech`, `transcriptions` and `translations`
     Audio,
-    /// Responses that workers keep.
+    /// `GET` and `DELETE /v1/responses/{id}`, `POST …/cancel`, `GET …/input_items`
     ResponsesById,
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, Uri};
+use serde::{Deserialize, Serialize};
 
 use super::provider::ProviderLimits;
 
@@ -32,12 +33,14 @@ pub struct WorkerSpec {
 }
 
 /// Whether requests go to a worker over HTTP/2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
 pub enum Http2Mode {
-    /// If the worker chooses it in the TLS handshake.
+    /// if its URL is `https` and it chooses HTTP/2 in the TLS handshake (ALPN)
     Auto,
-    /// Never.
+    /// never
     Off,
-    /// Always; with TLS, unless the worker chooses HTTP/1.1.
+    /// as `auto`, and without TLS always: the worker must accept HTTP/2 without negotiation (h2c)
     PriorKnowledge,
 }

@@ -3,18 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::saturating_nanos;
 use crate::refusal::Unit;
 use crate::request::Class;
 
 /// Limit algorithm of a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
 pub enum Algorithm {
-    /// GCRA: a sustained rate and a burst.
+    /// a sustained `rate` and a `burst`
     TokenBucket,
-    /// The weighted two-bucket counter: constant memory, bounded error.
+    /// at most `limit` in any `window`, by a weighted count of two windows
     SlidingWindow,
-    /// Exact, for small quotas: remembers each admission.
+    /// the same, but exact, because each request is remembered: for limits up to 10000
     SlidingLog,
 }
 
@@ -30,19 +34,21 @@ impl Algorithm {
 }
 
 /// One part of a rule's key. A rule counts separately for every combination of its parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
 pub enum Per {
-    /// The identified caller.
+    /// each caller
     Caller,
-    /// The client's address (IPv6 by /64).
+    /// each client address, IPv6 by /64
     Ip,
-    /// The model asked for.
+    /// each model
     Model,
-    /// The route: a kind's path or a configured path pattern.
+    /// each route
     Route,
-    /// The caller's team. A rule with it does not apply to callers without a team.
+    /// each team of callers; the rule ignores callers without a team
     Team,
-    /// One counter for everything the rule matches.
+    /// one count for all requests that the rule matches
     All,
 }
 
@@ -72,25 +78,29 @@ pub struct Quota {
     pub burst: u64,
 }
 
-/// Whether a rule is enforced or only observed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Whether a rule is enforced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Refuses requests that do not fit.
+    /// it refuses requests over the limit
     #[default]
     Enforce,
-    /// Counts the requests that it would refuse, and lets them pass.
+    /// it only counts the requests that it would have refused
     Observe,
 }
 
-/// Behaviour of a rule that is counted in Redis while Redis is unreachable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How a rule that is counted in Redis acts while Redis does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
 pub enum OnLoss {
-    /// Each gateway counts its share of the quota by itself.
+    /// each gateway counts its share of the quota separately
     #[default]
     Share,
-    /// It admits all requests.
+    /// it admits everything
     Open,
-    /// It refuses all requests.
+    /// it refuses everything with 503
     Closed,
 }
 

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::ModelSpec;
 use crate::glob::Glob;
 use crate::refusal::Reason;
@@ -14,13 +16,15 @@ use crate::refusal::Reason;
 pub const LONGEST_CHAIN: usize = 16;
 
 /// Why a model could not serve a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
 pub enum FallbackReason {
-    /// No worker has room in time, or the worker refused for lack of it (429, 503).
+    /// no worker has room in time, or a worker answered 429 or 503
     Overloaded,
-    /// No worker takes requests.
+    /// no worker accepts requests
     NoWorker,
-    /// The workers failed before the first content.
+    /// the workers failed before the first token, or answered another 5xx
     Failed,
 }
 

@@ -15,6 +15,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Nanos;
 
 use super::ask::WorkerFailure;
@@ -24,15 +26,17 @@ use super::permit_record::PermitId;
 use super::worker::GateWorker;
 use super::worker_ejection::WorkerTrouble;
 
-/// What happens to workers that fail.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How to treat a worker that fails requests which other workers can serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
 pub enum EjectionMode {
-    /// They are ejected.
+    /// it gets no requests for a while
     #[default]
     On,
-    /// They are only shown as failing.
+    /// it is shown as failing, but keeps its requests
     Observe,
-    /// Failures are not counted.
+    /// failures have no effect
     Off,
 }
 

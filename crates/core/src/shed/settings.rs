@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::ejection::EjectionSettings;
 
 /// Where a worker's limit comes from.
@@ -16,17 +18,19 @@ pub enum LimitSource {
     Fixed(u32),
 }
 
-/// The algorithm that finds an adaptive limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Limit algorithm of an adaptive limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
 pub enum LimitAlgorithmKind {
-    /// For workers that stream: watches the time to the first token.
+    /// based on the time to the first token and the time between tokens
     #[default]
     Stream,
-    /// Additive increase, multiplicative decrease on whole answers; for comparison.
+    /// additive increase, multiplicative decrease, based on the duration of whole answers
     Aimd,
-    /// Netflix's Gradient2 on whole answers; for comparison.
+    /// Netflix's Gradient2, based on the duration of whole answers
     Gradient2,
-    /// Netflix's Vegas on whole answers; for comparison.
+    /// Vegas, based on the duration of whole answers
     Vegas,
 }
 
