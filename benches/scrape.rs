@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use traffic_dam::clock::Clock;
 use traffic_dam::fleet::Light;
-use traffic_dam::metrics::{Metrics, StateReading, WorkerReading};
+use traffic_dam::metrics::Metrics;
 use traffic_dam::refusal::Reason;
 use traffic_dam::request::{Class, Ending};
+use traffic_dam::shed::PrefixFigures;
+use traffic_dam::view::{
+    FactorView, GatewayView, HeartbeatView, JobsView, PoolView, RuleView, StrangerView, WorkerView,
+};
 
 const WORKERS: usize = 1000;
 /// Size of a large configuration, for each kind.
@@ -46,46 +50,53 @@ fn busy() -> Metrics {
     metrics
 }
 
-fn reading() -> StateReading {
-    let worker = |index: usize| WorkerReading {
+fn view() -> GatewayView {
+    let worker = |index: usize| WorkerView {
         id: format!("worker-{index:04}.example").into(),
         colour: if index.is_multiple_of(2) { "blue" } else { "green" }.into(),
         light: Light::Green,
-        ejected: false,
-        load: Some((256.0, index as u64 % 256)),
-        kv_used: Some(index as f64 / 1001.0),
-        heartbeat_age: Some(Duration::from_micros(index as u64 * 997)),
-        heartbeats_missed: Some(index as f64 / 997.0),
-        provider_left: [None; 2],
-        provider_closed: None,
+        limit: 256,
+        in_flight: index as u32 % 256,
+        said: Some(HeartbeatView {
+            kv_used: Some(index as f64 / 1001.0),
+            age_ms: index as u64,
+            missed: Some(index as f64 / 997.0),
+            ..HeartbeatView::default()
+        }),
+        ..WorkerView::default()
     };
-    StateReading {
+    let pool = |pool: usize| PoolView {
+        name: format!("pool-{pool}").into(),
+        queue: Class::ALL.map(|class| (class.as_str().into(), 3)).into(),
+        workers: (0..WORKERS / POOLS).map(|index| worker(pool * WORKERS / POOLS + index)).collect(),
+        demand: 7,
+        jobs: Some(JobsView { waiting: 4096, oldest_ms: 12_345 }),
+        strangers: Some(vec![StrangerView::default()]),
+        versions: [("blue".into(), 1)].into(),
+        ceiling: Some(21_248.0),
+        fleet_factor: Some(FactorView { configured: 0.83, measured: 0.79, workers: vec![1, 2] }),
+        prefix_hit_ratio: PrefixFigures { estimated: Some(0.6), reported: Some(0.5) },
+        ..PoolView::default()
+    };
+    let rule =
+        |rule| RuleView { name: format!("rule-{rule}").into(), keys: 1_000_000, ..RuleView::default() };
+    GatewayView {
         connections: 10_000,
-        queue_depth: [1, 2, 3],
-        limiter_keys: (0..RULES).map(|rule| (format!("rule-{rule}").into(), 1_000_000)).collect(),
-        workers: (0..WORKERS).map(worker).collect(),
-        demand_waiting: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), 7)).collect(),
-        jobs_waiting: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), 4096)).collect(),
-        jobs_oldest: (0..POOLS)
-            .map(|pool| (format!("pool-{pool}").into(), Duration::from_millis(12_345)))
-            .collect(),
-        queue_strangers: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), 1)).collect(),
-        versions: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), "blue".into(), 1)).collect(),
-        fleet_ceiling: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), 21_248.0)).collect(),
-        fleet_factor: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), [0.83, 0.79])).collect(),
-        prefix_hits: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), [Some(0.6), Some(0.5)])).collect(),
-        redis_works: Some(true),
+        pools: (0..POOLS).map(pool).collect(),
+        rules: (0..RULES).map(rule).collect(),
+        redis: Some(true),
+        ..GatewayView::default()
     }
 }
 
 fn main() {
-    let (metrics, reading) = (busy(), reading());
+    let (metrics, view) = (busy(), view());
     let mut took = Vec::with_capacity(ROUNDS);
     let mut text = String::new();
     let clock = Clock::system();
     for _ in 0..ROUNDS {
         let begun = clock.now();
-        text = metrics.encode(&reading);
+        text = metrics.encode(&view);
         took.push(clock.now().since(begun));
     }
     took.sort_unstable();

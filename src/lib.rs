@@ -7,7 +7,7 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | core | [`clock`] [`estimate`] [`fleet`] [`glob`] [`limit`] [`models`] [`refusal`] [`request`] [`shed`] |
-//! | 0 | [`net`]: sockets and the gateway's own HTTP requests |
+//! | 0 | [`net`]: sockets and the gateway's own HTTP requests · [`view`]: the gateway's state |
 //! | 1 | [`openai`]: wire formats · [`metrics`] [`spans`] |
 //! | 2 | [`redis`]: shared state of gateways and workers |
 //! | 3 | [`layers`] [`upstream`] [`server`] [`agent`] [`sim`]: adapters to tower, hyper and tokio |
@@ -30,3 +30,4 @@ pub mod sim;
 pub mod spans;
 pub mod stack;
 pub mod upstream;
+pub mod view;

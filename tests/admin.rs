@@ -13,9 +13,10 @@ use base64::Engine;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use traffic_dam::server::admin::live::{GatewayView, Live, SecondPoint};
+use traffic_dam::server::admin::live::{Live, SecondPoint};
 use traffic_dam::server::admin::{Admin, AdminSettings, AdminSource, Explanation, Switched, Token};
 use traffic_dam::server::{Drain, DrainPhase, ListenerBounds, serve};
+use traffic_dam::view::GatewayView;
 
 #[derive(Default)]
 struct Source {

@@ -37,7 +37,7 @@ const WORKER: Floors = &[
 ];
 /// The gateway sees the modules of [`CORE`] as its own, below all of these.
 const GATEWAY: Floors = &[
-    &["net"],
+    &["net", "view"],
     &["metrics", "openai", "spans"],
     &["redis"],
     &["layers", "upstream", "server", "agent", "sim"],

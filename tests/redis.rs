@@ -57,7 +57,7 @@ async fn gateways(count: usize, text: &str) -> Vec<Dam> {
     let gateways: Vec<_> = (0..count).map(|_| Dam::start(text)).collect();
     for dam in &gateways {
         up(dam, true).await;
-        eventually("all gateways are seen", async || dam.app.state()["dams"] == count).await;
+        eventually("all gateways are seen", async || dam.app.state()["gateways"] == count).await;
     }
     gateways
 }

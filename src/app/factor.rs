@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::App;
 use crate::clock::Nanos;
 use crate::fleet::scaling::{KneeSample, Scaling};
 use crate::shed::settings::GateSettings;
+use crate::view::FactorView;
 
 /// Measured factors.
 #[derive(Debug, Default)]
@@ -50,22 +51,10 @@ impl App {
         }
     }
 
-    /// Returns the factor of `pool` as JSON; `null` until it is measured.
-    pub(super) fn fleet_factor(&self, pool: &str) -> Value {
+    /// Returns the factor of `pool`; `None` until it is measured.
+    pub(super) fn fleet_factor(&self, pool: &str) -> Option<FactorView> {
         let configured = self.0.live.load().settings.gate.fleet_factor;
-        let measured = self.0.factors.lock().pools.get(pool).and_then(Scaling::measured);
-        measured.map_or(Value::Null, |measured| {
-            json!({ "configured": configured, "measured": measured.factor, "workers": measured.sizes })
-        })
-    }
-
-    /// Returns `[configured, measured]` for each measured pool.
-    pub(super) fn fleet_factors(&self) -> Vec<(Arc<str>, [f64; 2])> {
-        let configured = self.0.live.load().settings.gate.fleet_factor;
-        let factors = self.0.factors.lock();
-        let factor = |(pool, scaling): (&Arc<str>, &Scaling)| {
-            Some((Arc::clone(pool), [configured, scaling.measured()?.factor]))
-        };
-        factors.pools.iter().filter_map(factor).collect()
+        let measured = self.0.factors.lock().pools.get(pool).and_then(Scaling::measured)?;
+        Some(FactorView { configured, measured: measured.factor, workers: measured.sizes })
     }
 }

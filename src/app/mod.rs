@@ -18,6 +18,7 @@ mod report;
 mod run;
 mod sampler;
 mod sides;
+mod snapshot;
 mod stack_service;
 mod start_error;
 mod ticker;
@@ -43,6 +44,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use self::redis_parts::RedisParts;
+use self::sampler::LastSecond;
 use self::tokens::KeySource;
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -91,6 +93,8 @@ struct AppInner {
     admin: Arc<ArcSwap<AdminSettings>>,
     /// Number of lost log lines.
     lost_lines: OnceLock<Arc<AtomicU64>>,
+    /// What was measured in the last second.
+    second: Mutex<LastSecond>,
     /// Data for viewers of the admin page.
     shown: Arc<Shown>,
     /// How well workers scale together.
@@ -183,6 +187,7 @@ impl App {
             bounds: Arc::new(ArcSwap::from_pointee(settings.bounds.listener.clone())),
             admin: Arc::new(ArcSwap::from_pointee(build::admin(&settings))),
             lost_lines: OnceLock::new(),
+            second: Mutex::default(),
             shown: Arc::default(),
             factors: Mutex::default(),
             together,

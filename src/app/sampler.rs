@@ -1,7 +1,6 @@
 //! Samples the gateway once a second for the admin page and the metrics.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,39 +9,37 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::App;
 use crate::clock::{Nanos, unix_millis};
-use crate::fleet::heartbeat::DesiredState;
-use crate::fleet::registry::QueueMember;
-use crate::fleet::strangers::Stranger;
-use crate::limit::rule::Mode;
-use crate::metrics::{Sample, TTFT_BUCKETS};
+use crate::metrics::Sample;
 use crate::refusal::Reason;
-use crate::request::{Class, Ending};
-use crate::server::admin::live::{
-    CallerView, GatewayView, PoolView, RuleRates, SecondPoint, StrangerView, WorkerView,
-};
+use crate::request::Ending;
+use crate::server::admin::live::SecondPoint;
+use crate::view::CallerView;
 
 /// Sampling interval.
 const EVERY: Duration = Duration::from_secs(1);
 /// Number of callers shown.
 const CALLERS: usize = 10;
-/// Number of strangers shown per pool.
-const STRANGERS: usize = 16;
 /// How long a rule shows its peak: a burst is over before anybody looks.
 const PEAK_KEPT: Duration = Duration::from_secs(10);
 
-/// The previous sample.
+/// What is measured once a second, until the next time.
 #[derive(Debug, Default)]
-struct LastLook {
-    at: Nanos,
-    sample: Sample,
-    rules: BTreeMap<Arc<str>, RuleSeen>,
+pub(super) struct LastSecond {
+    /// The callers with the most requests.
+    pub(super) callers: Vec<CallerView>,
+    /// The use of each rule.
+    pub(super) rules: BTreeMap<Arc<str>, RuleUse>,
 }
 
-#[derive(Debug, Default)]
-struct RuleSeen {
+/// Use of a rule.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RuleUse {
+    /// Refusals since the start.
     refusals: u64,
+    /// Those of the last second.
+    pub(super) refused: u64,
     /// Highest share used, the caller of that request, and its time.
-    peak: Option<(f64, Arc<str>, Nanos)>,
+    pub(super) peak: Option<(f64, Arc<str>, Nanos)>,
 }
 
 impl App {
@@ -51,8 +48,7 @@ impl App {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
-        let mut seen =
-            LastLook { at: self.0.clock.now(), sample: self.0.metrics.sample(), rules: BTreeMap::new() };
+        let (mut at, mut before) = (self.0.clock.now(), self.0.metrics.sample());
         loop {
             ticks.tick().await;
             let now = self.0.clock.now();
@@ -61,9 +57,10 @@ impl App {
             if let Some(lost) = self.0.lost_lines.get() {
                 self.0.metrics.lines_lost(lost.load(Ordering::Relaxed));
             }
-            let scene = self.scene(&mut seen, sample.reloads, now);
-            let mut point = point(&seen.sample, &sample, now.since(seen.at));
-            for pool in &scene.pools {
+            self.measure_second(now);
+            let view = self.view();
+            let mut point = point(&before, &sample, now.since(at));
+            for pool in &view.pools {
                 point.in_flight += pool.in_flight;
                 // A queue's workers are part of their side.
                 let sides = pool.workers.iter().filter(|worker| worker.member_of.is_none());
@@ -73,152 +70,32 @@ impl App {
                     *point.queue.entry(Arc::clone(class)).or_default() += waiting;
                 }
             }
-            (seen.at, seen.sample) = (now, sample);
-            self.0.shown.push(point, scene);
+            (at, before) = (now, sample);
+            self.0.shown.push(point, view);
         }
     }
 
-    fn scene(&self, seen: &mut LastLook, reloads: (u64, u64), now: Nanos) -> GatewayView {
-        let inner = &*self.0;
-        let live = inner.live.load();
-        let callers = inner.metrics.top_callers(CALLERS).into_iter().map(|caller| CallerView {
-            id: caller.id,
-            requests: caller.requests,
-            refused: caller.refused,
-            tokens: caller.tokens,
-        });
-        GatewayView {
-            version: env!("CARGO_PKG_VERSION").into(),
-            phase: format!("{:?}", inner.drain.phase()).to_lowercase().into(),
-            maintenance: inner.maintenance.in_maintenance(),
-            gateways: self.gateways(),
-            ttft_slo_ms: u64::try_from(live.settings.gate.ttft_slo.as_millis()).unwrap_or(u64::MAX),
-            ttft_buckets: TTFT_BUCKETS.to_vec(),
-            connections: inner.drain.connections() as u64,
-            buffered_bytes: inner.buffers.used(),
-            feed: self.feed_works(),
-            redis: self.redis_works(),
-            reloads,
-            pools: self.pools(),
-            hidden_workers: 0,
-            callers: callers.collect(),
-            rules: self.rules(seen, now),
-        }
-    }
-
-    fn pools(&self) -> Vec<PoolView> {
+    /// Measures callers and rules. Call once a second.
+    fn measure_second(&self, now: Nanos) {
+        let mut second = self.0.second.lock();
+        second.callers = self.0.metrics.top_callers(CALLERS);
         let live = self.0.live.load();
-        let reports = self.0.fleet_sync.reports();
-        let members = self.0.fleet_sync.registry.lock().queue_members();
-        let now = self.0.clock.now();
-        let colours = self.0.fleet_sync.colours(&live.settings);
-        let pool = |(name, gate): (Arc<str>, crate::shed::GateSnapshot)| {
-            let worker = |worker: &crate::shed::WorkerSnapshot| {
-                let report = reports.get(&worker.id);
-                WorkerView {
-                    id: Arc::clone(&worker.id),
-                    colour: self.colour_of(&worker.id),
-                    light: super::report::light(worker, report),
-                    why: super::why::why(worker, report),
-                    in_flight: worker.in_flight,
-                    limit: worker.limit,
-                    eligible: worker.eligible,
-                    leaving: worker.leaving,
-                    kv_used: report.and_then(|report| report.beat.kv_used),
-                    age_ms: report.map(|report| u64::try_from(report.age.as_millis()).unwrap_or(u64::MAX)),
-                    version: report.and_then(|report| report.beat.version.clone()),
-                    member_of: None,
-                }
-            };
-            let workers: Vec<_> = gate
-                .workers
-                .iter()
-                .map(worker)
-                .flat_map(|side| {
-                    let mine = members.iter().filter(|member| member.side_id == side.id);
-                    let mine: Vec<_> = mine.map(|member| self::member(member, &side)).collect();
-                    std::iter::once(side).chain(mine)
-                })
-                .collect();
-            let sides: BTreeSet<_> = workers.iter().map(|worker| Arc::clone(&worker.colour)).collect();
-            let queue = Class::ALL.iter().zip(gate.queue);
-            PoolView {
-                active: colours.of(&name).cloned(),
-                strangers: self.strangers(&name, now),
-                name,
-                colours: sides.into_iter().collect(),
-                in_flight: gate.in_flight(),
-                ceiling: gate.ceiling,
-                queue: queue.map(|(class, waiting)| (class.as_str().into(), waiting as u64)).collect(),
-                workers,
-            }
-        };
-        self.gates().into_iter().map(pool).collect()
-    }
-
-    /// Returns the processes that take jobs of `pool` which are not theirs.
-    pub(super) fn strangers(&self, pool: &str, now: Nanos) -> Vec<StrangerView> {
-        let Some(jobs) = self.queue() else { return Vec::new() };
-        let strangers = jobs.strangers().lock().of(pool, now);
-        let view = |stranger: Stranger| StrangerView {
-            why: stranger.what.sentence(&stranger.side).into(),
-            worker: stranger.worker,
-        };
-        strangers.into_iter().take(STRANGERS).map(view).collect()
-    }
-
-    /// Returns the rules, those nearest to their quota first.
-    fn rules(&self, seen: &mut LastLook, now: Nanos) -> Vec<RuleRates> {
-        let live = self.0.live.load();
-        let keys: BTreeMap<_, _> = live.rule_set.keys().collect();
         let rules = live.rule_set.rules();
-        seen.rules.retain(|name, _| rules.iter().any(|rule| rule.name == *name));
-        let rule = |(index, rule): (usize, &Arc<crate::limit::rule::Rule>)| {
+        second.rules.retain(|name, _| rules.iter().any(|rule| rule.name == *name));
+        for rule in rules {
             let series = self.0.metrics.rule(&rule.name);
-            let before = seen.rules.entry(Arc::clone(&rule.name)).or_default();
-            if before.peak.as_ref().is_some_and(|(.., at)| now.since(*at) > PEAK_KEPT) {
-                before.peak = None;
+            let seen = second.rules.entry(Arc::clone(&rule.name)).or_default();
+            if seen.peak.as_ref().is_some_and(|(.., at)| now.since(*at) > PEAK_KEPT) {
+                seen.peak = None;
             }
             if let Some((used, caller)) = series.take_peak()
-                && before.peak.as_ref().is_none_or(|(fullest, ..)| used >= *fullest)
+                && seen.peak.as_ref().is_none_or(|(fullest, ..)| used >= *fullest)
             {
-                before.peak = Some((used, caller, now));
+                seen.peak = Some((used, caller, now));
             }
             let refusals = series.refusals();
-            let refused = refusals.saturating_sub(std::mem::replace(&mut before.refusals, refusals));
-            RuleRates {
-                name: Arc::clone(&rule.name),
-                unit: rule.unit.as_str().into(),
-                observes: rule.mode == Mode::Observe,
-                keys: keys.get(&index).copied().unwrap_or_default() as u64,
-                used: before.peak.as_ref().map(|(used, ..)| *used),
-                caller: before.peak.as_ref().map(|(_, caller, _)| Arc::clone(caller)),
-                refused,
-            }
-        };
-        let mut shown: Vec<_> = rules.iter().enumerate().map(rule).collect();
-        // In thousandths, because floats have no total order.
-        shown.sort_by_key(|rule| Reverse(rule.used.map(|used| (used * 1000.0) as u64)));
-        shown
-    }
-}
-
-/// Returns the line of one worker of a queue, whose side has the line `side`.
-fn member(member: &QueueMember, side: &WorkerView) -> WorkerView {
-    let (report, beat) = (&member.report, &member.report.beat);
-    WorkerView {
-        id: Arc::clone(&beat.worker),
-        colour: Arc::clone(&member.side),
-        light: report.light,
-        why: report.reason().map(|(_, why)| why.into()),
-        in_flight: beat.running.unwrap_or(0),
-        limit: beat.slots.unwrap_or(0),
-        eligible: side.eligible && !report.held,
-        leaving: beat.state == DesiredState::Draining,
-        kv_used: beat.kv_used,
-        age_ms: Some(u64::try_from(report.age.as_millis()).unwrap_or(u64::MAX)),
-        version: beat.version.clone(),
-        member_of: Some(Arc::clone(&side.id)),
+            seen.refused = refusals.saturating_sub(std::mem::replace(&mut seen.refusals, refusals));
+        }
     }
 }
 

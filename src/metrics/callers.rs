@@ -12,6 +12,8 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use parking_lot::Mutex;
 
+use crate::view::CallerView;
+
 /// Maximum callers in the table: far more than are shown, so that the right ones are shown.
 const ROOM: usize = 512;
 /// Decay factor per second: half of a count is gone in 14 s, so a rate follows changes within
@@ -20,22 +22,9 @@ const KEPT: f64 = 0.95;
 /// Minimum count to stay in the table: one request decays to it in a minute.
 const LEAST: f64 = 0.05;
 
-/// Rates of one caller, per second.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct CallerRate {
-    /// Namespaced id.
-    pub id: Arc<str>,
-    /// Requests, refused ones included.
-    pub requests: f64,
-    /// Refused requests.
-    pub refused: f64,
-    /// Prompt and output tokens of answered requests.
-    pub tokens: f64,
-}
-
 /// Table of the most active callers.
 #[derive(Debug, Default)]
-pub(super) struct TopCallers(Mutex<HashMap<Arc<str>, CallerRate>>);
+pub(super) struct TopCallers(Mutex<HashMap<Arc<str>, CallerView>>);
 
 impl TopCallers {
     /// Counts a finished request of `caller`.
@@ -46,7 +35,7 @@ impl TopCallers {
             Entry::Vacant(_) if is_full => return,
             Entry::Vacant(place) => {
                 let id = Arc::clone(caller);
-                place.insert(CallerRate { id, ..CallerRate::default() })
+                place.insert(CallerView { id, ..CallerView::default() })
             }
             Entry::Occupied(known) => known.into_mut(),
         };
@@ -56,11 +45,11 @@ impl TopCallers {
     }
 
     /// Decays by one second and returns the `most` callers with the highest request rates.
-    pub(super) fn decay_and_top(&self, most: usize) -> Vec<CallerRate> {
+    pub(super) fn decay_and_top(&self, most: usize) -> Vec<CallerView> {
         let mut known = self.0.lock();
         let mut rates: Vec<_> = known
             .drain()
-            .map(|(_, rate)| CallerRate {
+            .map(|(_, rate)| CallerView {
                 requests: rate.requests * KEPT,
                 refused: rate.refused * KEPT,
                 tokens: rate.tokens * KEPT,

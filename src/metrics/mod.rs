@@ -6,7 +6,7 @@
 //! costs a few nanoseconds, finding it several times as much: the request path keeps it ([`RouteSeries`],
 //! [`PoolSeries`], [`RuleSeries`]) or indexes by an enum.
 //!
-//! State (queue depths, limits, lights), unlike events, is read at each scrape: a [`StateReading`].
+//! State (queue depths, limits, lights), unlike events, is read at each scrape: a [`GatewayView`].
 //! Encoding thousands of series takes milliseconds: call [`Metrics::encode`] on a blocking thread.
 
 mod buckets;
@@ -19,11 +19,9 @@ mod redis;
 mod sample;
 mod series;
 
-pub use callers::CallerRate;
 pub use catalogue::label_values;
 pub use described::{Described, MetricKind};
 pub use label::LABEL_VALUES;
-pub use reading::{StateReading, WorkerReading};
 pub use redis::{JobEnd, KeyUse, RedisOp, RedisSeries};
 pub use sample::{Sample, TTFT_BUCKETS};
 pub use series::{InFlightSeries, PoolSeries, ProviderSeries, RouteSeries, RuleSeries};
@@ -42,6 +40,7 @@ use prometheus::{
 use self::callers::TopCallers;
 use self::label::{Family, OTHER};
 use crate::request::Class;
+use crate::view::GatewayView;
 
 const NAMESPACE: &str = "traffic_dam";
 /// Values of the label `direction`.
@@ -341,20 +340,26 @@ impl Metrics {
         self.config_current.set(taken.into());
     }
 
+    /// Returns the reloads since the start: applied, refused.
+    #[must_use]
+    pub fn reloads(&self) -> (u64, u64) {
+        (self.reloads_taken.get(), self.reloads_refused.get())
+    }
+
     /// Sets the number of log lines lost since the start.
     pub fn lines_lost(&self, lost: u64) {
         self.lines_lost.inc_by(lost.saturating_sub(self.lines_lost.get()));
     }
 
-    /// Encodes everything as Prometheus text, with the state in `reading`.
+    /// Encodes everything as Prometheus text, with the state in `view`.
     #[must_use]
-    pub fn encode(&self, reading: &StateReading) -> String {
+    pub fn encode(&self, view: &GatewayView) -> String {
         let families = self.registry.gather();
         let mut text = prometheus::TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
             tracing::error!(%error, "the metrics cannot be encoded");
             String::new()
         });
-        reading::write(reading, &mut text);
+        reading::write(view, &mut text);
         text
     }
 }

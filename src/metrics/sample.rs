@@ -3,9 +3,10 @@
 use prometheus::Histogram;
 use prometheus::core::Metric;
 
-use super::{CallerRate, Metrics, buckets};
+use super::{Metrics, buckets};
 use crate::refusal::Reason;
 use crate::request::Ending;
+use crate::view::CallerView;
 
 /// Counts since the start. The difference of two samples is what happened between them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,8 +23,6 @@ pub struct Sample {
     pub good: u64,
     /// Histogram of TTFT: counts per bucket of [`TTFT_BUCKETS`], and one beyond.
     pub ttft: Vec<u64>,
-    /// Reloads: applied, refused.
-    pub reloads: (u64, u64),
 }
 
 /// Upper bounds of [`Sample::ttft`], in seconds.
@@ -45,7 +44,6 @@ impl Metrics {
             in_flight: u64::try_from(self.in_flight.get()).unwrap_or_default(),
             admitted: self.queue_wait.iter().map(Histogram::get_sample_count).sum(),
             ttft: vec![0; TTFT_BUCKETS.len() + 1],
-            reloads: (self.reloads_taken.get(), self.reloads_refused.get()),
             ..Sample::default()
         };
         self.routes.each(|route| route.add_to(&mut sample));
@@ -63,7 +61,7 @@ impl Metrics {
 
     /// Returns the `most` busiest callers. Call once a second: the rates assume it.
     #[must_use]
-    pub fn top_callers(&self, most: usize) -> Vec<CallerRate> {
+    pub fn top_callers(&self, most: usize) -> Vec<CallerView> {
         self.callers.decay_and_top(most)
     }
 }

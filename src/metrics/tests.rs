@@ -2,9 +2,11 @@ use super::*;
 use crate::fleet::Light;
 use crate::refusal::Reason;
 use crate::request::{Ending, SloOutcome};
+use crate::shed::PrefixFigures;
+use crate::view::{FactorView, HeartbeatView, JobsView, PoolView, RuleView, StrangerView, WorkerView};
 
-fn lines(metrics: &Metrics, reading: &StateReading) -> Vec<String> {
-    metrics.encode(reading).lines().map(str::to_owned).collect()
+fn lines(metrics: &Metrics, view: &GatewayView) -> Vec<String> {
+    metrics.encode(view).lines().map(str::to_owned).collect()
 }
 
 fn has(lines: &[String], line: &str) {
@@ -51,7 +53,7 @@ fn each_event_reaches_its_series() {
     let _under_way = metrics.enter();
     drop(metrics.enter());
 
-    let lines = lines(&metrics, &StateReading::default());
+    let lines = lines(&metrics, &GatewayView::default());
     let chat = r#"route="/v1/chat/completions""#;
     has(
         &lines,
@@ -107,34 +109,45 @@ fn each_event_reaches_its_series() {
 #[test]
 fn a_reading_is_shown_whole_and_replaces_the_last() {
     let metrics = Metrics::new();
-    let worker = |id: &str, light| WorkerReading {
+    let worker = |id: &str, light| WorkerView {
         id: id.into(),
         colour: "blue".into(),
         light,
         ejected: light == Light::Red,
-        load: Some((8.0, 3)),
-        kv_used: (light == Light::Green).then_some(0.25),
-        heartbeat_age: (light == Light::Green).then_some(Duration::from_millis(1500)),
-        heartbeats_missed: (light == Light::Green).then_some(0.75),
-        provider_left: [None; 2],
-        provider_closed: None,
+        limit: 8,
+        in_flight: 3,
+        said: (light == Light::Green).then(|| HeartbeatView {
+            kv_used: Some(0.25),
+            age_ms: 1500,
+            missed: Some(0.75),
+            ..HeartbeatView::default()
+        }),
+        ..WorkerView::default()
     };
-    let reading = StateReading {
+    // A worker of a queue, whose side counts what it has in flight.
+    let member = WorkerView { member_of: Some("w1".into()), ..worker("m1", Light::Yellow) };
+    let pool = PoolView {
+        name: "default".into(),
+        queue: [("batch".into(), 1), ("interactive".into(), 2)].into(),
+        workers: vec![worker("w1", Light::Green), member, worker("w2", Light::Red)],
+        demand: 4,
+        jobs: Some(JobsView { waiting: 5, oldest_ms: 2500 }),
+        strangers: Some(vec![StrangerView::default()]),
+        versions: [("blue".into(), 2)].into(),
+        ceiling: Some(13.5),
+        fleet_factor: Some(FactorView { configured: 0.83, measured: 0.7, workers: vec![1, 2] }),
+        prefix_hit_ratio: PrefixFigures { estimated: Some(0.5), reported: None },
+        ..PoolView::default()
+    };
+    let view = GatewayView {
         connections: 7,
-        queue_depth: [1, 2, 0],
-        limiter_keys: vec![("burst".into(), 12)],
-        workers: vec![worker("w1", Light::Green), worker("w2", Light::Red)],
-        demand_waiting: vec![("default".into(), 4)],
-        jobs_waiting: vec![("default".into(), 5)],
-        jobs_oldest: vec![("default".into(), Duration::from_millis(2500))],
-        queue_strangers: vec![("default".into(), 1)],
-        versions: vec![("default".into(), "blue".into(), 2)],
-        fleet_ceiling: vec![("default".into(), 13.5)],
-        fleet_factor: vec![("default".into(), [0.83, 0.7])],
-        prefix_hits: vec![("default".into(), [Some(0.5), None])],
-        redis_works: Some(true),
+        pools: vec![pool],
+        rules: vec![RuleView { name: "burst".into(), keys: 12, ..RuleView::default() }],
+        redis: Some(true),
+        ..GatewayView::default()
     };
-    let first = lines(&metrics, &reading);
+    let first = lines(&metrics, &view);
+    assert!(!first.iter().any(|line| line.starts_with(r#"traffic_dam_worker_in_flight{worker="m1"}"#)));
     for line in [
         "traffic_dam_connections 7",
         r#"traffic_dam_queue_depth{class="interactive"} 2"#,
@@ -159,10 +172,8 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
     ] {
         has(&first, line);
     }
-    let second = lines(
-        &metrics,
-        &StateReading { workers: vec![worker("w2", Light::Yellow)], ..StateReading::default() },
-    );
+    let pool = PoolView { workers: vec![worker("w2", Light::Yellow)], ..PoolView::default() };
+    let second = lines(&metrics, &GatewayView { pools: vec![pool], ..GatewayView::default() });
     let gone = [
         "w1",
         "burst",
@@ -184,8 +195,9 @@ fn a_label_takes_no_more_values_than_its_bound() {
         metrics.rule(&format!("r{index}")).refused();
     }
     metrics.rule("r3").refused();
-    let keys = (0..LABEL_VALUES as u64 + 50).map(|index| (format!("r{index}").into(), 2)).collect();
-    let lines = lines(&metrics, &StateReading { limiter_keys: keys, ..StateReading::default() });
+    let rule = |index| RuleView { name: format!("r{index}").into(), keys: 2, ..RuleView::default() };
+    let rules = (0..LABEL_VALUES + 50).map(rule).collect();
+    let lines = lines(&metrics, &GatewayView { rules, ..GatewayView::default() });
     has(&lines, r#"traffic_dam_limit_checks_total{decision="refused",rule="r3"} 2"#);
     has(&lines, r#"traffic_dam_limit_checks_total{decision="refused",rule="other"} 50"#);
     has(&lines, r#"traffic_dam_limiter_keys{rule="other"} 100"#);
@@ -202,7 +214,7 @@ fn every_reason_has_its_own_column() {
     for reason in Reason::ALL {
         route.count(Class::Critical, Ending::Refused, Some(reason), Duration::ZERO);
     }
-    let lines = lines(&metrics, &StateReading::default());
+    let lines = lines(&metrics, &GatewayView::default());
     for reason in Reason::ALL {
         has(
             &lines,
@@ -220,21 +232,22 @@ fn two_gateways_in_one_process_count_apart() {
     for taken in [false, true, false] {
         one.config_reload(taken);
     }
-    has(&lines(&two, &StateReading::default()), "traffic_dam_config_current 1");
+    has(&lines(&two, &GatewayView::default()), "traffic_dam_config_current 1");
     two.config_reload(false);
     two.config_reload(true);
-    has(&lines(&two, &StateReading::default()), "traffic_dam_config_current 1");
-    has(&lines(&one, &StateReading::default()), "traffic_dam_config_current 0");
-    has(&lines(&two, &StateReading::default()), "traffic_dam_unmatched_requests_total 0");
+    has(&lines(&two, &GatewayView::default()), "traffic_dam_config_current 1");
+    has(&lines(&one, &GatewayView::default()), "traffic_dam_config_current 0");
+    has(&lines(&two, &GatewayView::default()), "traffic_dam_unmatched_requests_total 0");
 }
 
 #[test]
 fn what_is_written_is_what_is_described() {
     let metrics = Metrics::new();
     metrics.redis().fallback();
-    let mut workers = StateReading { fleet_ceiling: vec![("p".into(), 1.0)], ..StateReading::default() };
-    workers.limiter_keys = vec![("quote\"back\\line\n".into(), 1)];
-    let lines = lines(&metrics, &workers);
+    let pool = PoolView { name: "p".into(), ceiling: Some(1.0), ..PoolView::default() };
+    let rule = RuleView { name: "quote\"back\\line\n".into(), keys: 1, ..RuleView::default() };
+    let view = GatewayView { pools: vec![pool], rules: vec![rule], ..GatewayView::default() };
+    let lines = lines(&metrics, &view);
     has(&lines, r#"traffic_dam_limiter_keys{rule="quote\"back\\line\n"} 1"#);
     for line in lines.iter().filter_map(|line| line.strip_prefix("# TYPE traffic_dam_")) {
         let (name, kind) = line.split_once(' ').unwrap();

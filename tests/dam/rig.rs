@@ -154,7 +154,9 @@ impl Dam {
                 let waiting: u64 =
                     pool["queue"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
                 let workers = pool["workers"].as_array().unwrap().iter();
-                let permits: u64 = workers.map(|worker| worker["in_flight"].as_u64().unwrap()).sum();
+                // A queue's workers are part of their side.
+                let sides = workers.filter(|worker| worker["member_of"].is_null());
+                let permits: u64 = sides.map(|side| side["in_flight"].as_u64().unwrap()).sum();
                 assert_eq!(Some(permits), pool["in_flight"].as_u64());
                 permits + waiting
             })

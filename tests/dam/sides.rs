@@ -74,8 +74,8 @@ async fn of_two_builds_without_a_colour_only_one_is_given_jobs() {
     assert_eq!(runs.len(), 100);
     assert_eq!(runs.into_iter().collect::<BTreeSet<_>>(), BTreeSet::from(["old/v-1.0".to_owned()]));
     // The one that stands by is listed, with its worker.
-    let shown = shown(&dam, "default.v-1.1").unwrap();
-    assert_eq!((&shown["members"][0]["id"], &shown["members"][0]["light"]), (&"new".into(), &"green".into()));
+    let shown = shown(&dam, "new").unwrap();
+    assert_eq!((&shown["member_of"], &shown["light"]), (&"default.v-1.1".into(), &"green".into()));
     assert_eq!(dam.metric("worker_light", "worker=\"new\""), 2.0);
     drop((old, new));
 }
@@ -153,7 +153,7 @@ async fn a_switch_may_name_one_version_of_a_colour() {
     assert!(first.read().await.is_none());
     second.answer(&mut taken, &[("head", SSE), ("data", DONE), ("end", "")]).await;
     assert!(conn.answer().await.unwrap().whole);
-    assert_eq!(shown(&dam, "default.blue@2").unwrap()["members"][0]["id"], "w2");
+    assert_eq!(shown(&dam, "w2").unwrap()["member_of"], "default.blue@2");
     // Back to the whole colour.
     assert_eq!(switched(&dam, r#"{"colour":"blue"}"#).await.status, 200);
     let mut conn = asked(&dam, "b").await;

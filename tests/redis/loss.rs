@@ -157,12 +157,12 @@ async fn a_redis_that_comes_and_goes_gives_no_share_anew() {
         }
         // On a slow machine one may have been away for so long that the others do not count it any more.
         for dam in &gateways {
-            eventually("all are seen", async || dam.app.state()["dams"] == 3).await;
+            eventually("all are seen", async || dam.app.state()["gateways"] == 3).await;
         }
         redis.kill();
         for dam in &gateways {
             up(dam, false).await;
-            assert_eq!((admitted(dam, 10).await, &dam.app.state()["dams"]), (0, &3.into()));
+            assert_eq!((admitted(dam, 10).await, &dam.app.state()["gateways"]), (0, &3.into()));
         }
     }
 }

@@ -6,9 +6,8 @@ use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 use traffic_dam::fleet::Light;
-use traffic_dam::server::admin::live::{
-    Frame, GatewayView, LiveEvent, PoolView, SecondPoint, StrangerView, WorkerView,
-};
+use traffic_dam::server::admin::live::{Frame, LiveEvent, SecondPoint};
+use traffic_dam::view::{GatewayView, PoolView, StrangerView, WorkerView};
 
 use super::timestamp::when;
 
@@ -55,7 +54,7 @@ impl View {
     /// Draws everything, with times relative to `now_ms`, in milliseconds since 1970.
     pub(super) fn draw(&self, screen: &mut Screen<'_>, now_ms: u64) {
         let height = screen.area().height;
-        let lines = |pool: &PoolView| pool.workers.len() + pool.strangers.len() + 1;
+        let lines = |pool: &PoolView| pool.workers.len() + pool.strangers.iter().flatten().count() + 1;
         let workers = self.scene.pools.iter().map(lines).sum::<usize>();
         let workers = u16::try_from(workers.min(usize::from(height / 3).max(4))).unwrap_or(u16::MAX);
         // A small screen drops the charts before the workers.
@@ -194,7 +193,7 @@ impl View {
         let mut rows = Vec::new();
         for pool in &self.scene.pools {
             rows.push(Row::new([about(pool)]).style(Style::new().add_modifier(Modifier::BOLD)));
-            rows.extend(pool.strangers.iter().map(stranger));
+            rows.extend(pool.strangers.iter().flatten().map(stranger));
             rows.extend(pool.workers.iter().map(|one| worker(one, wide)));
         }
         let widths = if wide { [20, 9, 9, 30, 6, 9] } else { [15, 9, 7, 9, 6, 8] }.map(Constraint::Length);
@@ -283,13 +282,16 @@ fn worker(worker: &WorkerView, wide: bool) -> Row<'_> {
         (worker.in_flight as usize * width).checked_div(worker.limit as usize).unwrap_or(0).min(width);
     let bar = format!("{}{} ", "█".repeat(filled), "·".repeat(width - filled));
     let bar = if wide { bar } else { String::new() };
+    let said = worker.said.as_ref();
+    let unknown = || "–".to_owned();
+    let kv_used = said.and_then(|said| said.kv_used);
     Row::new([
         Line::from(format!("  {}{}{note}", if worker.member_of.is_some() { "└ " } else { "" }, worker.id)),
         Line::from(light),
         Line::from(worker.colour.to_string()),
         Line::from(format!("{bar}{}/{}", worker.in_flight, worker.limit)),
-        Line::from(worker.kv_used.map_or_else(|| "–".to_owned(), |used| format!("{:.0} %", used * 100.0))),
-        Line::from(worker.age_ms.map_or_else(|| "–".to_owned(), |age| format!("{age} ms"))),
+        Line::from(kv_used.map_or_else(unknown, |used| format!("{:.0} %", used * 100.0))),
+        Line::from(said.map_or_else(unknown, |said| format!("{} ms", said.age_ms))),
         Line::from(worker.why.as_deref().unwrap_or_default()),
     ])
 }
@@ -299,7 +301,7 @@ mod tests {
     use super::*;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
-    use traffic_dam::server::admin::live::{CallerView, RuleRates};
+    use traffic_dam::view::{CallerView, HeartbeatView, RuleView};
 
     fn frame(whole: bool, at_ms: u64) -> Frame {
         let worker = WorkerView {
@@ -310,11 +312,8 @@ mod tests {
             in_flight: 3,
             limit: 4,
             eligible: true,
-            leaving: false,
-            kv_used: Some(0.5),
-            age_ms: None,
-            version: None,
-            member_of: None,
+            said: Some(HeartbeatView { kv_used: Some(0.5), ..HeartbeatView::default() }),
+            ..WorkerView::default()
         };
         let member = WorkerView {
             id: "pod-7".into(),
@@ -347,11 +346,14 @@ mod tests {
                     name: "chat".into(),
                     active: Some("blue".into()),
                     workers: vec![worker.clone(), member],
-                    strangers: vec![StrangerView { worker: "x9".into(), why: "takes jobs of blue".into() }],
+                    strangers: Some(vec![StrangerView {
+                        worker: "x9".into(),
+                        why: "takes jobs of blue".into(),
+                    }]),
                     ..PoolView::default()
                 }],
                 callers: vec![CallerView { id: "key:team-a".into(), requests: 7.5, ..CallerView::default() }],
-                rules: vec![RuleRates { name: "burst".into(), used: Some(0.93), ..RuleRates::default() }],
+                rules: vec![RuleView { name: "burst".into(), used: Some(0.93), ..RuleView::default() }],
                 ..GatewayView::default()
             },
         }

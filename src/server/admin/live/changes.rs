@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::view::{GatewayView, PoolView, WorkerView};
 use crate::fleet::Light;
+use crate::view::{GatewayView, PoolView, StrangerView, WorkerView};
 
 /// Maximum number of workers named per kind of change; the rest is only counted.
 const NAMED: usize = 5;
@@ -143,8 +143,8 @@ pub(super) fn changes(before: &GatewayView, after: &GatewayView) -> Vec<FleetCha
         {
             changes.push(FleetChange::Switch { pool: Arc::clone(&pool.name), colour: Arc::clone(active) });
         }
-        let known = old.map_or(&[][..], |old| &old.strangers);
-        let new = pool.strangers.iter().filter(|stranger| !known.contains(stranger)).take(NAMED);
+        let known = old.map_or(&[][..], strangers);
+        let new = strangers(pool).iter().filter(|stranger| !known.contains(stranger)).take(NAMED);
         changes.extend(new.map(|stranger| FleetChange::Stranger {
             pool: Arc::clone(&pool.name),
             worker: Arc::clone(&stranger.worker),
@@ -153,6 +153,10 @@ pub(super) fn changes(before: &GatewayView, after: &GatewayView) -> Vec<FleetCha
     }
     workers(before, after, &mut changes);
     changes
+}
+
+fn strangers(pool: &PoolView) -> &[StrangerView] {
+    pool.strangers.as_deref().unwrap_or_default()
 }
 
 type EventPlace<'a> = (&'a PoolView, &'a WorkerView);
@@ -196,7 +200,6 @@ fn tell<'a>(turn: WorkerEvent, places: impl Iterator<Item = EventPlace<'a>>, cha
 
 #[cfg(test)]
 mod tests {
-    use super::super::view::StrangerView;
     use super::*;
 
     fn told(changes: Vec<FleetChange>) -> Vec<String> {
@@ -209,14 +212,9 @@ mod tests {
             colour: "blue".into(),
             light: *light,
             why: (*light == Light::Red).then(|| "it cannot be reached".into()),
-            in_flight: 0,
             limit: 8,
             eligible: true,
-            leaving: false,
-            kv_used: None,
-            age_ms: None,
-            version: None,
-            member_of: None,
+            ..WorkerView::default()
         };
         let workers = workers.iter().map(worker).collect();
         let pool =
@@ -243,7 +241,7 @@ mod tests {
         assert!(changes(&before, &after).is_empty());
         after.pools[0].active = Some("green".into());
         let why = "takes jobs of green and sends no heartbeats".into();
-        after.pools[0].strangers.push(StrangerView { worker: "x9".into(), why });
+        after.pools[0].strangers = Some(vec![StrangerView { worker: "x9".into(), why }]);
         after.maintenance = true;
         after.phase = "draining".into();
         after.feed = Some(false);

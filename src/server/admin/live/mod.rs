@@ -7,11 +7,10 @@
 mod changes;
 mod view;
 
-pub use view::{
-    CallerView, Frame, GatewayView, LiveEvent, PoolView, RuleRates, SecondPoint, StrangerView, WorkerView,
-};
+pub use view::{Frame, LiveEvent, SecondPoint};
 
 use self::changes::FleetChange;
+use self::view::trimmed;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -20,6 +19,8 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, broadcast};
+
+use crate::view::GatewayView;
 
 /// Seconds kept: what fits a screen, and covers most alarms.
 const SECONDS: usize = 300;
@@ -84,7 +85,7 @@ impl Live {
         ring.number += 1;
         // Serialization costs more than all the rest.
         if self.sender.receiver_count() > 0 {
-            let frame = Frame { whole: false, points: vec![point], events, scene: scene.trimmed() };
+            let frame = Frame { whole: false, points: vec![point], events, scene: trimmed(&scene) };
             // Viewers may have left meanwhile.
             self.sender.send((ring.number, write(&frame))).unwrap_or_default();
         }
@@ -98,7 +99,7 @@ impl Live {
             whole: true,
             points: ring.points.iter().cloned().collect(),
             events: ring.events.iter().cloned().collect(),
-            scene: ring.scene.as_ref().map(GatewayView::trimmed).unwrap_or_default(),
+            scene: ring.scene.as_ref().map(trimmed).unwrap_or_default(),
         };
         (ring.number, write(&frame))
     }
@@ -225,22 +226,18 @@ mod tests {
     #[test]
     fn of_a_large_fleet_those_in_trouble_are_shown() {
         use crate::fleet::Light;
+        use crate::view::{PoolView, WorkerView};
         let worker = |index: u32| WorkerView {
             id: format!("w{index}").into(),
             colour: "blue".into(),
             light: if index == 999 { Light::Red } else { Light::Green },
-            why: None,
             in_flight: index,
             limit: 1000,
             eligible: true,
-            leaving: false,
-            kv_used: None,
-            age_ms: None,
-            version: None,
-            member_of: None,
+            ..WorkerView::default()
         };
         let pool = PoolView { workers: (0..1000).map(worker).collect(), ..PoolView::default() };
-        let trimmed = GatewayView { pools: vec![pool], ..GatewayView::default() }.trimmed();
+        let trimmed = trimmed(&GatewayView { pools: vec![pool], ..GatewayView::default() });
         let shown = &trimmed.pools[0].workers;
         assert_eq!((shown.len(), trimmed.hidden_workers), (200, 800));
         assert!(shown.iter().any(|worker| worker.light == Light::Red));

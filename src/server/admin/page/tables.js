@@ -91,11 +91,12 @@ const workers = (table, pool) => fill(
   pool.workers.map((worker) => {
     const filled = make("span", {}, meter(worker.in_flight, worker.limit, `${worker.id}, in flight`), `${worker.in_flight} / ${worker.limit}`);
     const note = worker.leaving ? " (leaving)" : worker.eligible ? "" : worker.member_of ? " (standby)" : " (not eligible)";
-    const version = worker.version ? `, version ${worker.version}` : "";
+    const said = worker.said ?? {};
+    const version = said.version ? `, version ${said.version}` : "";
     return [
       light(worker.light), (worker.member_of ? "└ " : "") + worker.id + note + (worker.member_of ? version : ""), worker.colour, filled,
-      worker.kv_used == null ? "–" : percent(worker.kv_used),
-      worker.age_ms == null ? "–" : millis(worker.age_ms / 1000),
+      said.kv_used == null ? "–" : percent(said.kv_used),
+      said.age_ms == null ? "–" : millis(said.age_ms / 1000),
       worker.why ?? "",
     ];
   }),

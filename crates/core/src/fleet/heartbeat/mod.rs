@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Version that is written. It and the previous one are read.
 pub const VERSION: u64 = 1;
@@ -59,7 +59,7 @@ impl DesiredState {
 }
 
 /// Result of one check of a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckStatus {
     /// Healthy.
@@ -71,7 +71,7 @@ pub enum CheckStatus {
 }
 
 /// One check of a worker by itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthCheck {
     /// Name of the check.
     pub name: Arc<str>,

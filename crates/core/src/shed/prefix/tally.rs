@@ -1,10 +1,12 @@
 //! How much of the prompts was cached: as expected, and as engines report.
 
+use serde::{Deserialize, Serialize};
+
 /// Weight of a new prompt in the ratios: older ones than the last few hundred hardly count.
 const WEIGHT: f64 = 1.0 / 256.0;
 
 /// Cached shares of recent prompts; each from 0 to 1, `None` before the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PrefixFigures {
     /// As expected at dispatch.
     pub estimated: Option<f64>,

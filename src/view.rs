@@ -1,0 +1,222 @@
+//! State of a gateway at one moment.
+//!
+//! One value for all who look: metrics, the page, `traffic-dam top` and `/api/v1/state`. It is plain
+//! data with text keys, so it always serializes; `top` reads the type that the gateway writes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fleet::Light;
+use crate::fleet::heartbeat::HealthCheck;
+use crate::shed::PrefixFigures;
+
+/// State of a gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GatewayView {
+    /// Version of the program.
+    pub version: Arc<str>,
+    /// Drain phase; `running` before the drain.
+    pub phase: Arc<str>,
+    /// `true` if closed for maintenance.
+    pub maintenance: bool,
+    /// Number of gateways that share quotas or workers.
+    pub gateways: u32,
+    /// TTFT SLO in milliseconds.
+    pub ttft_slo_ms: u64,
+    /// Upper bounds of the histogram of TTFT, in seconds.
+    pub ttft_buckets: Vec<f64>,
+    /// Number of open connections.
+    pub connections: u64,
+    /// Bytes of request bodies in memory.
+    pub buffered_bytes: u64,
+    /// Heartbeat feed working; `None` without discovery. While it is lost, the last known fleet stays.
+    pub feed: Option<bool>,
+    /// Redis reachable; `None` if Redis is not configured.
+    pub redis: Option<bool>,
+    /// Reloads since the start: applied, refused.
+    pub reloads: (u64, u64),
+    /// The pools.
+    pub pools: Vec<PoolView>,
+    /// Number of workers left out because there are too many.
+    pub hidden_workers: usize,
+    /// The callers with the most requests in the last second.
+    pub callers: Vec<CallerView>,
+    /// The rules, nearest to their quota first.
+    pub rules: Vec<RuleView>,
+}
+
+/// A pool of workers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PoolView {
+    /// Name.
+    pub name: Arc<str>,
+    /// Active colour; `None` if any colour takes work.
+    pub active: Option<Arc<str>>,
+    /// Colours of its workers.
+    pub colours: Vec<Arc<str>>,
+    /// Sequences in flight at its workers.
+    pub in_flight: u64,
+    /// Maximum total sequences of its workers, if known.
+    pub ceiling: Option<f64>,
+    /// Waiting requests by class.
+    pub queue: BTreeMap<Arc<str>, u64>,
+    /// Bytes of the bodies of waiting requests.
+    pub queue_bytes: u64,
+    /// Requests that it has but cannot start, for an autoscaler.
+    pub demand: u64,
+    /// Asynchronous jobs that wait in Redis; `None` if it has no jobs.
+    pub jobs: Option<JobsView>,
+    /// How its workers scale together; `None` until measured.
+    pub fleet_factor: Option<FactorView>,
+    /// Cached shares of recent prompts.
+    pub prefix_hit_ratio: PrefixFigures,
+    /// Number of versions of each colour among the workers of its queue.
+    pub versions: BTreeMap<Arc<str>, u64>,
+    /// Its workers. With a queue: its sides, each followed by its workers.
+    pub workers: Vec<WorkerView>,
+    /// Processes that take the jobs of its queue and are none of its workers; `None` without a queue.
+    pub strangers: Option<Vec<StrangerView>>,
+}
+
+/// Asynchronous jobs that wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobsView {
+    /// Their number.
+    pub waiting: u64,
+    /// Wait of the oldest of those that may start, in milliseconds; 0 without one.
+    pub oldest_ms: u64,
+}
+
+/// Throughput of the workers of a pool relative to the sum of each alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FactorView {
+    /// As configured.
+    pub configured: f64,
+    /// As measured.
+    pub measured: f64,
+    /// Numbers of workers at which it was measured.
+    pub workers: Vec<u32>,
+}
+
+/// A worker of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerView {
+    /// Id.
+    pub id: Arc<str>,
+    /// Blue/green side.
+    pub colour: Arc<str>,
+    /// Health as a light.
+    pub light: Light,
+    /// Why the light is not green.
+    pub why: Option<Arc<str>>,
+    /// What the gateway has against it; `None` once it has answered well.
+    pub trouble: Option<Arc<str>>,
+    /// `true` while ejected because it fails where others succeed, or on probation after that.
+    pub ejected: bool,
+    /// Sequences in flight.
+    pub in_flight: u32,
+    /// Maximum sequences in flight.
+    pub limit: u32,
+    /// Factor on its limit, 0…1.
+    pub weight: f64,
+    /// Tokens of all requests in flight.
+    pub tokens: u64,
+    /// Size of its KV cache in tokens, if known.
+    pub kv_tokens: Option<u64>,
+    /// `true` if the settings let it take work.
+    pub eligible: bool,
+    /// `true` if it takes no new work and finishes what it has.
+    pub leaving: bool,
+    /// What its provider's limits leave, if it is external.
+    pub provider: Option<ProviderView>,
+    /// Its last heartbeat.
+    pub said: Option<HeartbeatView>,
+    /// For one worker of a queue, the id of its side, which also has a line: the sums of that line
+    /// contain this one. `None` for all others.
+    pub member_of: Option<Arc<str>>,
+}
+
+/// What the limits of a provider leave; `None` without a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderView {
+    /// Requests.
+    pub requests: Option<u64>,
+    /// Tokens.
+    pub tokens: Option<u64>,
+    /// Time for which nothing is sent to the worker, in milliseconds.
+    pub closed_ms: u64,
+}
+
+/// A heartbeat of a worker; `None` fields were not reported.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HeartbeatView {
+    /// The state that it reports.
+    pub state: Arc<str>,
+    /// Age in milliseconds, not counting outages of Redis.
+    pub age_ms: u64,
+    /// Age in intervals between heartbeats; `None` if it announced that it leaves.
+    pub missed: Option<f64>,
+    /// Time by the worker's clock, in milliseconds since 1970.
+    pub at_ms: Option<u64>,
+    /// Software version.
+    pub version: Option<Arc<str>>,
+    /// Requests that it decodes at once.
+    pub slots: Option<u32>,
+    /// Requests that it runs.
+    pub running: Option<u32>,
+    /// Requests in its own queue.
+    pub waiting: Option<u32>,
+    /// Used share of its KV cache, 0…1.
+    pub kv_used: Option<f64>,
+    /// 90th percentile of its time to the first token, in milliseconds.
+    pub ttft_p90_ms: Option<f64>,
+    /// 90th percentile of its time between tokens, in milliseconds.
+    pub itl_p90_ms: Option<f64>,
+    /// Its own checks.
+    pub checks: Vec<HealthCheck>,
+}
+
+/// A process that takes jobs of a pool which are not its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StrangerView {
+    /// Name, as Redis or an answer has it.
+    pub worker: Arc<str>,
+    /// What it does, in words.
+    pub why: Arc<str>,
+}
+
+/// A caller, with rates per second.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CallerView {
+    /// Namespaced id.
+    pub id: Arc<str>,
+    /// Requests.
+    pub requests: f64,
+    /// Refused requests.
+    pub refused: f64,
+    /// Tokens of answered requests.
+    pub tokens: f64,
+}
+
+/// A rule and its use.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RuleView {
+    /// Name.
+    pub name: Arc<str>,
+    /// Unit that it counts.
+    pub unit: Arc<str>,
+    /// `true` if it observes only.
+    pub observes: bool,
+    /// Number of keys in memory.
+    pub keys: u64,
+    /// Highest used share of a quota in the last seconds, 0…1.
+    pub used: Option<f64>,
+    /// Caller of the request that reached this share.
+    pub caller: Option<Arc<str>>,
+    /// Requests refused in the last second, or that would have been in observe mode.
+    pub refused: u64,
+}
