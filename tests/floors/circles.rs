@@ -20,7 +20,7 @@ struct KnownCircle {
     reason: &'static str,
 }
 
-const CIRCLES: [KnownCircle; 6] = [
+const CIRCLES: [KnownCircle; 5] = [
     KnownCircle {
         folder: "crates/core/src",
         module: "shed",
@@ -66,12 +66,6 @@ const CIRCLES: [KnownCircle; 6] = [
         module: "redis::jobs",
         files: &["outbox", "sessions"],
         reason: "a turn of a session ends with a task in the outbox, where another task may hold it",
-    },
-    KnownCircle {
-        folder: "src",
-        module: "sim::worker",
-        files: &["answer", "messages", "responses"],
-        reason: "the events of these APIs are forms of an answer, of which they read the plan",
     },
     KnownCircle {
         folder: "src",

@@ -7,10 +7,10 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 
-use super::answer::AnswerPlan;
 use super::driver::SequenceWork;
 use super::fault::{Midway, RequestFaults};
 use super::mailbox::SequenceCounts;
+use super::plan::AnswerPlan;
 use super::tally::{EndedAs, InFlightTicket};
 
 /// Trailer sent by the fault `trailers`.

@@ -1,13 +1,12 @@
 //! Events and object of Anthropic's Messages API: text, thoughts before it, or one call of a tool.
 
 use bytes::{BufMut, BytesMut};
+use serde_json::{Value, json};
 
-use super::answer::{AnswerPlan, put};
 use super::mailbox::SequenceCounts;
-use super::output_text;
+use super::output_text::{text, word};
+use super::plan::{AnswerPlan, put};
 
-/// Tokens of the thoughts, if any are wanted.
-pub(super) const THOUGHTS: u32 = 4;
 /// What a real worker signs its thoughts with is opaque too.
 const SIGNATURE: &str = "c2ltdWxhdGVk";
 /// Start and end of a tool's input, as they stand inside a JSON string.
@@ -73,7 +72,7 @@ pub(super) fn delta(answer: &AnswerPlan, index: u32, out: &mut BytesMut) {
             }
         });
     }
-    let word = output_text::word(index);
+    let word = word(index);
     let (kind, member) = match block {
         MessageBlock::Thinking => ("thinking_delta", "thinking"),
         MessageBlock::Text => ("text_delta", "text"),
@@ -115,42 +114,29 @@ pub(super) fn error_event(out: &mut BytesMut) {
 pub(super) fn whole(answer: &AnswerPlan, counts: &SequenceCounts, out: &mut BytesMut) {
     let AnswerPlan { id, model, thoughts, .. } = answer;
     let tokens = counts.first().copied().unwrap_or_default();
+    let mut content = Vec::new();
+    if *thoughts > 0 {
+        let thinking = text(0..tokens.min(*thoughts));
+        content.push(json!({ "type": "thinking", "thinking": thinking, "signature": SIGNATURE }));
+    }
+    if tokens > *thoughts {
+        let words = text(*thoughts..tokens);
+        content.push(
+            match answer.tool.as_deref().and_then(|name| serde_json::from_str::<Value>(name).ok()) {
+                Some(name) => {
+                    json!({ "type": "tool_use", "id": "toolu_0", "name": name, "input": { "words": words } })
+                }
+                None => json!({ "type": "text", "text": words }),
+            },
+        );
+    }
+    let (content, stop) = (json!(content), stop(answer, tokens));
     put(
         out,
         format_args!(
-            "{{\"id\":{id},\"type\":\"message\",\"role\":\"assistant\",\"model\":{model},\"content\":["
+            "{{\"id\":{id},\"type\":\"message\",\"role\":\"assistant\",\"model\":{model},\"content\":{content},\
+             \"stop_reason\":\"{stop}\",\"stop_sequence\":null,\"usage\":"
         ),
-    );
-    if *thoughts > 0 {
-        out.put_slice(b"{\"type\":\"thinking\",\"thinking\":\"");
-        output_text::put_words(0..tokens.min(*thoughts), out);
-        put(out, format_args!("\",\"signature\":\"{SIGNATURE}\"}}"));
-    }
-    if tokens > *thoughts {
-        if *thoughts > 0 {
-            out.put_u8(b',');
-        }
-        let after: &[u8] = match &answer.tool {
-            Some(name) => {
-                put(
-                    out,
-                    format_args!(
-                        "{{\"type\":\"tool_use\",\"id\":\"toolu_0\",\"name\":{name},\"input\":{{\"words\":\""
-                    ),
-                );
-                b"\"}}"
-            }
-            None => {
-                out.put_slice(b"{\"type\":\"text\",\"text\":\"");
-                b"\"}"
-            }
-        };
-        output_text::put_words(*thoughts..tokens, out);
-        out.put_slice(after);
-    }
-    put(
-        out,
-        format_args!("],\"stop_reason\":\"{}\",\"stop_sequence\":null,\"usage\":", stop(answer, tokens)),
     );
     usage(answer, tokens, out);
     out.put_u8(b'}');

@@ -45,6 +45,7 @@ mod meters;
 mod options;
 mod output_text;
 mod plain;
+mod plan;
 mod prompt_blocks;
 mod queue;
 mod responses;

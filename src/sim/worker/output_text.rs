@@ -5,8 +5,6 @@
 
 use std::ops::Range;
 
-use bytes::BufMut;
-
 const WORDS: [&str; 24] = [
     "The", " water", " rises", " behind", " the", " wall", ",", " and", " the", " gate", " lets", " through",
     " what", " the", " mill", " can", " take", ":", " déjà", " vu", " 水", " —", " no", " more.",
@@ -17,12 +15,7 @@ pub(super) fn word(index: u32) -> &'static str {
     WORDS[index as usize % WORDS.len()]
 }
 
-/// Writes the text of the first `count` tokens.
-pub(super) fn put_text(count: u32, out: &mut impl BufMut) {
-    put_words(0..count, out);
-}
-
-/// Writes the text of these tokens.
-pub(super) fn put_words(tokens: Range<u32>, out: &mut impl BufMut) {
-    tokens.for_each(|index| out.put_slice(word(index).as_bytes()));
+/// Returns the text of these tokens.
+pub(super) fn text(tokens: Range<u32>) -> String {
+    tokens.map(word).collect()
 }

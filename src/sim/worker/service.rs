@@ -11,7 +11,6 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
 use super::WorkerOptions;
-use super::answer::AnswerPlan;
 use super::ask::{SimEndpoint, WorkerRequest};
 use super::body::{BrokenOff, StreamBody, TRAILER, WorkerBody};
 use super::debug::{Debug, WorkerChange};
@@ -19,6 +18,7 @@ use super::driver::{EngineDriver, SequenceWork};
 use super::fault::{FAULTS, Instead, Midway, RequestFaults};
 use super::mailbox::SequenceCounts;
 use super::plain::PlainEndpoint;
+use super::plan::AnswerPlan;
 use super::prompt_blocks::prompt_blocks;
 use super::tally::{EndedAs, InFlightTicket, OutcomeTally};
 use crate::clock::unix_seconds;
