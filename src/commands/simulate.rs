@@ -56,7 +56,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), CommandError> {
         fs::write(path, table::csv(&runs)).map_err(|error| unwritable("--csv", path, &error))?;
     }
     if let Some(path) = &arguments.plot {
-        plot::draw(path, &runs).map_err(|error| unwritable("--plot", path, &error))?;
+        let svg = plot::draw(&runs).map_err(|error| unwritable("--plot", path, &error))?;
+        fs::write(path, svg).map_err(|error| unwritable("--plot", path, &error))?;
     }
     if misses.is_empty() {
         return Ok(());

@@ -2,12 +2,15 @@
 //!
 //! The viewer draws the text (SVG names a font family only), so this machine needs no font.
 
+use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 pub use plotters::coord::combinators::IntoLogRange;
 
 const SIZE: (u32, u32) = (980, 440);
+/// Height of one of several charts.
+const PANEL: u32 = 280;
 /// Width of the legend on the right: inside the plot it would hide lines.
 const LEGEND: u32 = 240;
 const LEGEND_LINE: i32 = 24;
@@ -71,43 +74,87 @@ where
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         area.fill(&WHITE)?;
-        let (plot, legend) = area.split_horizontally(SIZE.0 - LEGEND);
-        let mut chart = ChartBuilder::on(&plot)
-            .caption(title, ("sans-serif", 20))
-            .margin(12)
-            .x_label_area_size(42)
-            .y_label_area_size(62)
-            .build_cartesian_2d(x, y)?;
-        let plain = |value: &f64| format!("{value:.0}");
-        chart
-            .configure_mesh()
-            .max_light_lines(1)
-            .light_line_style(TRANSPARENT)
-            .x_desc(x_title)
-            .y_desc(y_title)
-            .y_label_formatter(&plain)
-            .x_label_formatter(&|value| format!("{}", (value * 10.0).round() / 10.0))
-            .draw()?;
-        for (from, to) in marks {
-            chart.draw_series(LineSeries::new([*from, *to], BLACK.mix(0.4).stroke_width(1)))?;
-        }
-        for (index, (line, colour)) in lines.iter().zip(COLOURS.iter().cycle()).enumerate() {
-            let style = colour.stroke_width(if line.thick { 3 } else { 2 });
-            chart.draw_series(LineSeries::new(line.points.iter().copied(), style))?;
-            for &(x, low, high) in &line.spread {
-                chart.draw_series(LineSeries::new([(x, low), (x, high)], colour.mix(0.5).stroke_width(6)))?;
-            }
-            // A single point makes no line, and an interval may have no height.
-            if !line.spread.is_empty() {
-                chart.draw_series(line.points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
-            }
-            let y = 60 + LEGEND_LINE * index as i32;
-            legend.draw(&PathElement::new([(4, y), (26, y)], style))?;
-            legend.draw(&Text::new(line.name.as_str(), (34, y - 6), ("sans-serif", 14)))?;
-        }
+        draw_lines(&area, [title, x_title, y_title], (x, y), lines, marks)?;
         area.present()?;
     }
     Ok(svg)
+}
+
+/// One of several line charts in a picture.
+#[derive(Clone, Debug)]
+pub struct LinePanel {
+    /// Title.
+    pub title: String,
+    /// Ends of the axes.
+    pub ends: (f64, f64),
+    /// The lines.
+    pub lines: Vec<ChartLine>,
+}
+
+/// Draws line charts over seconds, one below the other.
+pub fn panels(panels: &[LinePanel]) -> Result<String, ChartError> {
+    let mut svg = String::new();
+    {
+        let size = (SIZE.0, PANEL * u32::try_from(panels.len()).unwrap_or(1));
+        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        root.fill(&WHITE)?;
+        for (area, panel) in root.split_evenly((panels.len(), 1)).iter().zip(panels) {
+            let axes = (0.0..panel.ends.0, 0.0..panel.ends.1);
+            draw_lines(area, [&panel.title, "s", ""], axes, &panel.lines, &[])?;
+        }
+        root.present()?;
+    }
+    Ok(svg)
+}
+
+fn draw_lines<X, Y>(
+    area: &DrawingArea<SVGBackend<'_>, Shift>,
+    [title, x_title, y_title]: [&str; 3],
+    (x, y): (X, Y),
+    lines: &[ChartLine],
+    marks: &[ChartMark],
+) -> Result<(), ChartError>
+where
+    X: AsRangedCoord<Value = f64>,
+    Y: AsRangedCoord<Value = f64>,
+    X::CoordDescType: ValueFormatter<f64>,
+    Y::CoordDescType: ValueFormatter<f64>,
+{
+    let (plot, legend) = area.split_horizontally(SIZE.0 - LEGEND);
+    let mut chart = ChartBuilder::on(&plot)
+        .caption(title, ("sans-serif", 20))
+        .margin(12)
+        .x_label_area_size(42)
+        .y_label_area_size(62)
+        .build_cartesian_2d(x, y)?;
+    let plain = |value: &f64| format!("{value:.0}");
+    chart
+        .configure_mesh()
+        .max_light_lines(1)
+        .light_line_style(TRANSPARENT)
+        .x_desc(x_title)
+        .y_desc(y_title)
+        .y_label_formatter(&plain)
+        .x_label_formatter(&|value| format!("{}", (value * 10.0).round() / 10.0))
+        .draw()?;
+    for (from, to) in marks {
+        chart.draw_series(LineSeries::new([*from, *to], BLACK.mix(0.4).stroke_width(1)))?;
+    }
+    for (index, (line, colour)) in lines.iter().zip(COLOURS.iter().cycle()).enumerate() {
+        let style = colour.stroke_width(if line.thick { 3 } else { 2 });
+        chart.draw_series(LineSeries::new(line.points.iter().copied(), style))?;
+        for &(x, low, high) in &line.spread {
+            chart.draw_series(LineSeries::new([(x, low), (x, high)], colour.mix(0.5).stroke_width(6)))?;
+        }
+        // A single point makes no line, and an interval may have no height.
+        if !line.spread.is_empty() {
+            chart.draw_series(line.points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
+        }
+        let y = 60 + LEGEND_LINE * index as i32;
+        legend.draw(&PathElement::new([(4, y), (26, y)], style))?;
+        legend.draw(&Text::new(line.name.as_str(), (34, y - 6), ("sans-serif", 14)))?;
+    }
+    Ok(())
 }
 
 /// Draws a heat map of `points` (a time in seconds below `length`, a value): the darker, the more

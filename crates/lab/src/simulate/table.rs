@@ -169,7 +169,7 @@ fn mean<'a>(outcomes: impl Iterator<Item = &'a SimulatedRun>, name: &str) -> Opt
 }
 
 /// Returns the distinct policies.
-fn policies(outcomes: &[SimulatedRun]) -> Vec<Policy> {
+pub(super) fn policies(outcomes: &[SimulatedRun]) -> Vec<Policy> {
     let mut policies: Vec<Policy> = Vec::new();
     for outcome in outcomes {
         if !policies.contains(&outcome.policy) {
