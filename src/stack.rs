@@ -60,16 +60,13 @@ pub struct StackParts {
     pub clock: Clock,
 }
 
-/// From `rescue` inwards.
 type FromRescue = Rescue<Maintenance<Health<Identify<Cost<FromLimit>>>>>;
 
-/// From `limit` inwards.
 type FromLimit = Limit<Models<Responses<Jobs<Shed<Upstream, Arc<ArcSwap<Fleet>>>>>>>;
 
 /// The whole stack as one service.
 pub type Stack = Observe<Preflight<Either<Cors<FromExplain>, FromExplain>>>;
 
-/// From `explain` inwards.
 type FromExplain = Explain<FromRescue>;
 
 /// Stacks the layers. A request passes them in the order of the lines.

@@ -27,7 +27,6 @@ pub(super) fn load(average: f64, cores: usize, red: f64) -> HealthCheck {
     HealthCheck { name: "load".into(), status, message: format!("{average:.2} on {cores} cores").into() }
 }
 
-/// Builds a yellow check.
 pub(super) fn doubt(name: &str, message: &str) -> HealthCheck {
     HealthCheck { name: name.into(), status: CheckStatus::Yellow, message: message.into() }
 }

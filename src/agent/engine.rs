@@ -103,7 +103,6 @@ impl EngineSignals {
     }
 }
 
-/// Reads the scrapes of one worker.
 #[derive(Debug, Default)]
 pub(super) struct ScrapeReader {
     renames: Vec<Rename>,
@@ -141,7 +140,6 @@ impl ScrapeReader {
         }
     }
 
-    /// Returns the name of `signal` in this scrape.
     fn name(&self, signal: Signal, scrape: &Scrape<'_>, suffix: &str) -> &str {
         if let Some(rename) = self.renames.iter().find(|rename| rename.signal == signal) {
             return &rename.name;
@@ -151,7 +149,6 @@ impl ScrapeReader {
     }
 }
 
-/// Returns the slots in the properties of llama.cpp.
 pub(super) fn slots(properties: &[u8]) -> Option<u32> {
     #[derive(Deserialize)]
     struct Properties {

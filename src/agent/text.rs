@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-/// One sample of a series.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct SeriesSample<'a> {
     labels: &'a str,
@@ -30,7 +29,6 @@ impl<'a> Scrape<'a> {
         Self(series)
     }
 
-    /// Returns all samples of `name`.
     pub(super) fn get(&self, name: &str) -> &[SeriesSample<'a>] {
         self.0.get(name).map_or(&[], Vec::as_slice)
     }

@@ -140,7 +140,6 @@ impl App {
         }
     }
 
-    /// Reverts expired changes.
     pub(super) fn expire_changes(&self) {
         if self.0.changes.expire(self.0.clock.now()) {
             tracing::info!("a temporary rule change expired");

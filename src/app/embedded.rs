@@ -55,7 +55,6 @@ impl EmbeddedConsumers {
         Self { jobs, clock, redis, sealing, pools: HashMap::new() }
     }
 
-    /// Returns the runs of `pool`.
     pub(super) fn of(&mut self, pool: &Arc<str>) -> Arc<Runs> {
         if let Some(known) = self.pools.get(pool) {
             return Arc::clone(&known.runs);
@@ -90,7 +89,6 @@ impl EmbeddedConsumers {
 /// Decides whether unrenewed jobs may be taken from other gateways.
 #[derive(Debug, Default)]
 struct RedisContact {
-    /// Start of the uninterrupted contact with Redis.
     since: Option<Nanos>,
 }
 

@@ -19,7 +19,6 @@ use crate::request::{CallerRights, Class, Kind};
 /// Default path of a query.
 const PATH: &str = "/v1/chat/completions";
 
-/// Parsed and validated query.
 #[derive(Debug, Default)]
 struct ExplainQuery {
     caller: Option<String>,

@@ -15,10 +15,8 @@ use crate::fleet::scaling::{KneeSample, Scaling};
 use crate::shed::settings::GateSettings;
 use crate::view::FactorView;
 
-/// Measured factors.
 #[derive(Debug, Default)]
 pub(super) struct Factors {
-    /// Settings and number of gateways of the measurement.
     measured_with: Option<(GateSettings, u32)>,
     pools: BTreeMap<Arc<str>, Scaling>,
 }

@@ -65,7 +65,6 @@ impl PauseRecovery {
     }
 }
 
-/// Detects that the machine was suspended.
 #[derive(Debug)]
 pub(super) struct Suspension(Duration);
 

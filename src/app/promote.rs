@@ -48,7 +48,6 @@ struct PoolJobs {
 /// Waiting jobs of one pool, as read from Redis: every gateway reads the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Backlog {
-    /// All of them.
     pub(super) waiting: u64,
     /// Those that may start now.
     pub(super) due: u64,
@@ -76,7 +75,6 @@ struct Busy {
     jobs: HashSet<Job>,
 }
 
-/// One job that asks for a permit.
 struct PromotedJob {
     app: App,
     busy: Arc<Mutex<Busy>>,

@@ -84,7 +84,6 @@ fn member(member: &QueueMember, side: &WorkerView) -> WorkerView {
 }
 
 impl App {
-    /// Returns the state now.
     pub(super) fn view(&self) -> GatewayView {
         let inner = &*self.0;
         GatewayView {

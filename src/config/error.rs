@@ -56,7 +56,6 @@ impl ConfigErrors {
         Self { file: file.to_owned(), list }
     }
 
-    /// Creates the error of a file that could not be read.
     #[must_use]
     pub(crate) fn unreadable(file: &Path, problem: String) -> Self {
         Self::new(file, vec![ConfigError { position: None, field: String::new(), problem, found: None }])

@@ -17,7 +17,6 @@ pub(super) struct SettingPlace {
     pub(super) children: HashMap<String, SettingPlace>,
 }
 
-/// Path to a setting that may or may not be in the file.
 #[derive(Clone, Debug)]
 pub(super) struct SettingPath<'a> {
     /// Position of the setting, or of its innermost ancestor in the file.
@@ -28,7 +27,6 @@ pub(super) struct SettingPath<'a> {
 }
 
 impl<'a> SettingPath<'a> {
-    /// Returns the path of the whole file.
     pub(super) fn root(place: &'a SettingPlace) -> Self {
         Self { place, field: place.field.clone(), present: true }
     }

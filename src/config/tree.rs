@@ -2,7 +2,6 @@
 
 use super::error::Position;
 
-/// A node of the file.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     /// Position of its first character.
@@ -17,7 +16,6 @@ impl Node {
     }
 }
 
-/// The content of a node.
 #[derive(Clone, Debug)]
 pub(crate) enum NodeKind {
     /// A value that is neither a list nor a map.
@@ -30,11 +28,9 @@ pub(crate) enum NodeKind {
     Broken,
 }
 
-/// A key and its value.
 #[derive(Clone, Debug)]
 pub(crate) struct MapEntry {
     pub(crate) key: String,
-    /// Position of the key.
     pub(crate) at: Position,
     pub(crate) value: Node,
 }
@@ -57,18 +53,14 @@ pub(crate) struct Scalar {
 pub(crate) enum Plain {
     /// Empty, `~` or `null`.
     Null,
-    /// `true` or `false`.
     Bool(bool),
-    /// A whole number.
     Int(i128),
     /// Any other number; never infinite, never NaN.
     Float(f64),
-    /// Anything else.
     Text,
 }
 
 impl Plain {
-    /// Parses an unquoted text.
     pub(crate) fn of(text: &str) -> Self {
         match text {
             "" | "~" | "null" | "Null" | "NULL" => return Self::Null,

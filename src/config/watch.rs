@@ -187,7 +187,6 @@ fn is_change(kind: EventKind) -> bool {
     !kind.is_access() || kind == EventKind::Access(AccessKind::Close(AccessMode::Write))
 }
 
-/// Files that settings come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct WatchedFiles {
     settings: PathBuf,

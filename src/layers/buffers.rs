@@ -20,11 +20,9 @@ pub struct Buffers {
 #[derive(Debug, Default)]
 struct Used {
     bytes: u64,
-    /// Callers that have a body here.
     callers: HashMap<Arc<str>, CallerBytes>,
 }
 
-/// Bodies and bytes of one caller.
 #[derive(Debug, Default)]
 struct CallerBytes {
     bodies: u64,

@@ -245,7 +245,6 @@ fn is_of_messages(path: &str) -> bool {
     path.strip_prefix(MESSAGES).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Returns the dialect on a path that is no endpoint.
 fn dialect_at(path: &str) -> Dialect {
     if is_of_messages(path) { Dialect::Anthropic } else { Dialect::OpenAi }
 }

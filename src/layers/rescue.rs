@@ -143,7 +143,6 @@ impl<B> AnswerBody<B> {
         Self { inner: Some(body), text: None }
     }
 
-    /// Creates a body with a text by the gateway.
     pub(super) const fn text(text: Bytes) -> Self {
         Self { inner: None, text: Some(text) }
     }

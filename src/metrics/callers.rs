@@ -27,7 +27,6 @@ const LEAST: f64 = 0.05;
 pub(super) struct TopCallers(Mutex<HashMap<Arc<str>, CallerView>>);
 
 impl TopCallers {
-    /// Counts a finished request of `caller`.
     pub(super) fn count(&self, caller: &Arc<str>, refused: bool, tokens: u64) {
         let mut known = self.0.lock();
         let is_full = known.len() >= ROOM;

@@ -12,7 +12,6 @@ pub const LABEL_VALUES: usize = 1000;
 /// Label value of everything beyond [`LABEL_VALUES`].
 pub(super) const OTHER: &str = "other";
 
-/// Handles by label value.
 #[derive(Debug)]
 pub(super) struct Family<T> {
     known: RwLock<HashMap<Arc<str>, Arc<T>>>,

@@ -83,7 +83,6 @@ impl RouteSeries {
         }
     }
 
-    /// Adds the counts of this route.
     pub(super) fn add_to(&self, sample: &mut Sample) {
         for (index, count) in self.counted.iter().enumerate() {
             let Some(count) = count.get().map(IntCounter::get) else { continue };

@@ -55,7 +55,6 @@ pub const fn status(reason: Reason) -> StatusCode {
     }
 }
 
-/// Returns the error's `type`.
 fn error_type(reason: Reason) -> &'static str {
     match reason {
         Reason::RateLimited | Reason::TokenLimited => "rate_limit_error",

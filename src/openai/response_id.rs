@@ -10,13 +10,11 @@ const LONGEST: usize = super::body::MAX_RESPONSE_ID_BYTES as usize;
 /// Finds the id in an answer of the Responses API, which comes in pieces.
 #[derive(Debug)]
 pub struct ResponseIdTap {
-    /// The answer is a stream of events.
     events: bool,
     /// What was read so far; `None` once the search is over.
     begun: Option<Vec<u8>>,
 }
 
-/// Why a reading stops.
 enum Stop {
     Found(Option<String>),
     Json,

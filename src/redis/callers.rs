@@ -162,7 +162,6 @@ fn write(caller: &KeyOwner) -> String {
     serde_json::to_string(&record).unwrap_or_default()
 }
 
-/// Cached copy of the callers.
 #[derive(Debug, Default)]
 struct CallerList {
     version: Option<i64>,

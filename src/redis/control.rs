@@ -102,7 +102,6 @@ impl Control {
         keep.arg(epoch).arg(text).arg(&*channel).invoke_async(&mut self.connection).await
     }
 
-    /// Returns the texts of the stored switches.
     pub(super) async fn stored(&mut self) -> RedisResult<Vec<Vec<u8>>> {
         let set = format!("{}:switched", self.prefix);
         let pools: Vec<String> = cmd("SMEMBERS").arg(set).query_async(&mut self.connection).await?;

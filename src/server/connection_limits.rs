@@ -19,17 +19,13 @@ struct ConnectionCounts {
     by_ip: HashMap<IpAddr, usize>,
 }
 
-/// Limit that refuses a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConnectionRefused {
-    /// Total connections.
     All,
-    /// Connections of this address.
     Address,
 }
 
 impl ConnectionRefused {
-    /// Returns the name of the setting.
     pub(super) const fn bound(&self) -> &'static str {
         match self {
             Self::All => "bounds.connections",

@@ -31,9 +31,7 @@ enum ScanState {
     ChunkEnd,
     /// In the lines after the last chunk.
     Trailers,
-    /// In a body with `left` bytes to go.
     Body { left: u64, chunked: bool },
-    /// HTTP/2.
     Frames,
     /// Not scanning any more: an upgrade, or unintelligible bytes.
     Off,
@@ -42,9 +40,7 @@ enum ScanState {
 /// Framing problem in the bytes read last that the application cannot see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
-    /// No problem.
     None,
-    /// A complete head with both lengths.
     BothLengths,
     /// Framing that the scanner cannot follow.
     Untracked,
@@ -78,7 +74,6 @@ impl FramingScanner {
         }
     }
 
-    /// Stops scanning for good.
     pub(super) fn stop(&mut self) {
         self.at = ScanState::Off;
     }

@@ -27,7 +27,6 @@ const LONGEST_BARE_ANSWER: usize = 160;
 /// How long input is dropped on a connection that the gateway closes.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A connection with head timeout.
 #[derive(Debug)]
 pub(super) struct HeadTimeout<T> {
     inner: T,

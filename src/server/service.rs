@@ -30,7 +30,6 @@ const NOTHING_FOUND: u8 = 0;
 const BOTH_LENGTHS: u8 = 1;
 const LOST: u8 = 2;
 
-/// State shared by the parts of one connection.
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     pub(super) peer: Peer,
@@ -251,12 +250,10 @@ pub(super) struct InFlightBody {
 }
 
 pin_project! {
-    /// Body of an answer.
     #[project = OutgoingProj]
     pub(super) enum ConnectionBody<B> {
         /// From the application; counted until it is dropped.
         App { #[pin] body: B, permit: Option<InFlightBody> },
-        /// A short text of the listener.
         Own { text: Option<Bytes> },
     }
 }

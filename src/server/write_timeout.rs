@@ -41,7 +41,6 @@ impl LazySleep {
         }
     }
 
-    /// Stops the timer.
     pub(super) fn disarm(&mut self) {
         self.armed = false;
     }

@@ -13,9 +13,7 @@ use crate::clock::{Lag, Nanos};
 /// The end of a wait for a worker.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
-    /// Start of the wait.
     pub(crate) since: Nanos,
-    /// Timeout of the wait.
     pub(crate) wait: Duration,
     /// Timeout of the whole request, and its end.
     pub(crate) total: (Duration, Nanos),

@@ -38,7 +38,6 @@ impl Default for Http2Pool {
 }
 
 impl Http2Pool {
-    /// Returns a stream of a connection that has room.
     pub(crate) fn stream(&self, now: Nanos) -> Option<Http2Stream> {
         self.connections.lock().iter().find_map(|connection| connection.open(now))
     }
@@ -58,7 +57,6 @@ impl Http2Pool {
         connections.len() < CONNECTIONS_MAX
     }
 
-    /// Adds a connection.
     pub(crate) fn add(&self, connection: Arc<SharedConnection>) {
         self.speaks_http1.store(false, Ordering::Relaxed);
         self.connections.lock().push(connection);
@@ -81,7 +79,6 @@ impl Http2Pool {
         self.connections.lock().is_empty()
     }
 
-    /// Takes over the connections of `other`.
     pub(crate) fn take_over(&self, other: &Self) {
         let taken = std::mem::take(&mut *other.connections.lock());
         self.connections.lock().extend(taken);

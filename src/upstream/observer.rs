@@ -17,7 +17,6 @@ use crate::refusal::{Reason, Refusal};
 use crate::request::{Blame, Ending, RequestRecord};
 use crate::shed::Permit;
 
-/// What the observer reads of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AnswerReading {
     /// Event stream of a model; `filtered` removes the usage that only the gateway asked for, and
@@ -60,11 +59,8 @@ pub(crate) struct AnswerObserver {
     permit: Option<Permit>,
     worker: Arc<str>,
     tap: AnswerTap,
-    /// Names that the client is told.
     told: ToldNames,
-    /// Sequences requested.
     sequences: u32,
-    /// Facts recorded so far.
     recorded: StreamFacts,
     /// Set by the first ending; later ones are ignored.
     ended: bool,
@@ -279,7 +275,6 @@ impl AnswerObserver {
         error::event(refusal, self.stream_format(), &self.record.id)
     }
 
-    /// Returns the error format of the stream.
     pub(crate) const fn stream_format(&self) -> StreamFormat {
         match &self.tap {
             AnswerTap::Stream(stream) => stream.tap.stream_format(),
@@ -313,7 +308,6 @@ impl AnswerObserver {
         }
     }
 
-    /// Returns the ending of a response that was read to its end.
     const fn whole(&self) -> (Ending, Option<Reason>) {
         match self.recorded.error {
             Some(Blame::Worker) => (Ending::WorkerFailed, Some(Reason::UpstreamBroke)),

@@ -32,7 +32,6 @@ impl Reuse {
         now.0 >= self.barred_until.load(Ordering::Acquire)
     }
 
-    /// Counts a reuse.
     pub(crate) fn used(&self, now: Nanos) {
         self.used.add(seconds(now));
     }

@@ -20,18 +20,15 @@ use super::source::SettingPlace;
 use super::suggest::nearest;
 use super::tree::{MapEntry, Node, NodeKind, Plain, Scalar};
 
-/// The valid part of a file.
 #[derive(Debug)]
 pub(super) struct SoundFile {
     /// The values, for serde.
     pub(super) value: Value,
-    /// Positions of the values.
     pub(super) place: SettingPlace,
     /// Settings that are in the file under a mistyped name.
     pub(super) meant: Vec<String>,
 }
 
-/// Compares the file with the schema.
 pub(super) fn compare(schema: &Value, document: Node, faults: &mut Vec<ConfigError>) -> SoundFile {
     let empty = match &document.kind {
         NodeKind::Broken => true,

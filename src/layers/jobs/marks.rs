@@ -47,7 +47,6 @@ impl EventIds {
         Self { after_cr, lf_done: after_cr, ..Self::default() }
     }
 
-    /// Returns the bytes of the entry at `place` from `from` on, with ids.
     pub(super) fn feed(&mut self, place: PiecePlace, from: usize, data: &Bytes) -> Bytes {
         let mut out = BytesMut::with_capacity(data.len().saturating_sub(from) + 48);
         let mut at = from.min(data.len());

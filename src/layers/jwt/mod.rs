@@ -115,7 +115,6 @@ struct Signed {
 #[derive(Clone, Debug)]
 struct Checked {
     digest: [u8; 32],
-    /// Number of the key set that checked it.
     key_set: u64,
     outcome: Result<Signed, TokenError>,
 }

@@ -54,7 +54,6 @@ pub(super) fn whole(
 /// Bound on output tokens in a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScalarBound {
-    /// No bound given.
     Absent,
     /// Explicitly unbounded: -1, as in llama.cpp and LM Studio.
     None,
@@ -62,7 +61,6 @@ pub(super) enum ScalarBound {
     Tokens(u64),
 }
 
-/// Reads a bound on output tokens.
 pub(super) fn output_bound(
     scanner: &mut Scanner<'_>,
     param: Cow<'static, str>,
@@ -78,7 +76,6 @@ pub(super) fn output_bound(
     Ok(tokens.map_or(ScalarBound::Absent, ScalarBound::Tokens))
 }
 
-/// Reads `true` or `false`.
 pub(super) fn boolean(
     scanner: &mut Scanner<'_>,
     param: Cow<'static, str>,

@@ -57,7 +57,6 @@ impl Shape {
         self.kind
     }
 
-    /// Returns what its kind is.
     pub(super) fn row(&self) -> &'static KindRow {
         kinds::row(self.kind)
     }

@@ -57,7 +57,6 @@ impl<'a> JsonText<'a> {
     }
 }
 
-/// A position in a document.
 #[derive(Debug)]
 pub(super) struct Scanner<'a> {
     bytes: &'a [u8],
@@ -148,7 +147,6 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads a string.
     pub(super) fn string(&mut self) -> Result<JsonText<'a>, JsonError> {
         self.take(b'"')?;
         let start = self.at;
@@ -168,7 +166,6 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads a number and returns it as written.
     pub(super) fn number(&mut self) -> Result<&'a str, JsonError> {
         let start = self.at;
         self.at += usize::from(self.bytes.get(self.at) == Some(&b'-'));

@@ -4,12 +4,9 @@ use super::usage::Usage;
 use crate::openai::scan::{JsonError, Scanner};
 use crate::request::Blame;
 
-/// Facts in one event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct StreamEvent {
-    /// Deltas with content.
     pub(super) deltas: u64,
-    /// Choices that end.
     pub(super) finished: u32,
     /// Reported usage.
     pub(super) usage: Option<Usage>,

@@ -32,7 +32,6 @@ pub struct UsageFilter {
     taken: bool,
 }
 
-/// Decision about an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum EventVerdict {
     Keep,

@@ -50,7 +50,6 @@ enum JsonPlace {
     Values,
     /// In a string: `name` if it is a name of this level, `escaped` after a backslash.
     Text { name: bool, escaped: bool },
-    /// Response that is no object.
     Nothing,
 }
 

@@ -9,7 +9,6 @@ pub(super) enum LineStep {
     Rest,
     /// The rest of a line; `total` is its length with the line end.
     Line { content: usize, total: usize },
-    /// No line ends in these bytes.
     Open,
 }
 

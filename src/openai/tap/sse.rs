@@ -49,15 +49,12 @@ pub struct SseTap {
     stream_format: StreamFormat,
 }
 
-/// Event names with a meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum EventName {
     /// Any other name: the data decide.
     #[default]
     Any,
-    /// Keep-alive.
     Ping,
-    /// Failure of the stream.
     Error,
 }
 

@@ -13,7 +13,6 @@ const BATCH: usize = 64;
 /// Most names that are read. Some are stale (their key has expired), some may be made up.
 const MOST_NAMES: usize = 4 * MOST_WORKERS;
 
-/// A stored heartbeat.
 #[derive(Debug)]
 pub(super) struct KeptHeartbeat {
     pub(super) text: Vec<u8>,

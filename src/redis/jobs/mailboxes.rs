@@ -19,7 +19,6 @@ const MOST_BYTES: usize = 32 * 1024;
 /// Entries per mailbox; each has a bookkeeping cost.
 const MOST: usize = 128;
 
-/// Mailbox of one reader.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox(Mutex<MailboxState>);
 
@@ -32,7 +31,6 @@ struct MailboxState {
     waker: Option<Waker>,
 }
 
-/// Result of polling a mailbox.
 #[derive(Debug)]
 pub(super) enum MailboxContent {
     Entry(AnswerPiece),
@@ -83,7 +81,6 @@ impl Mailbox {
     }
 }
 
-/// Mailboxes of this gateway, by job.
 #[derive(Debug, Default)]
 pub(super) struct Mailboxes(Mutex<HashMap<Job, SmallVec<[Arc<Mailbox>; 1]>>>);
 
@@ -105,7 +102,6 @@ impl Mailboxes {
         }
     }
 
-    /// Delivers an entry to all readers of `job`.
     pub(super) fn put(&self, job: Job, entry: AnswerPiece) {
         let readers = self.0.lock().get(&job).cloned();
         for inbox in readers.unwrap_or_default() {

@@ -323,7 +323,6 @@ impl JobQueue {
         self.remove(pool, job, &caller_hash(&pending.caller)).await
     }
 
-    /// Removes a job from the pending jobs.
     pub(super) async fn remove(&self, pool: &str, job: Job, caller: &str) -> Result<(), RedisLoss> {
         let [waiting, callers] = self.0.keys.pending(pool);
         let mut call = self.0.scripts.promote.key(waiting);

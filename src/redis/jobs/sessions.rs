@@ -109,7 +109,6 @@ impl JobQueue {
         self.0.link.run(RedisOp::Jobs, PATIENCE, &call).await
     }
 
-    /// Renews the turns of this gateway.
     pub(super) async fn renew_turns(&self) {
         let mut ticks = interval(RENEW);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

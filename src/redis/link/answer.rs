@@ -21,10 +21,8 @@ const PUNCTUAL: Duration = Duration::from_millis(2);
 /// Scheduler turns for an answer that has arrived: to poll the socket, to read, to deliver.
 const TURNS: u32 = 3;
 
-/// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoReply {
-    /// Redis did not answer in time.
     Redis,
     /// The gateway was late: Redis may have answered.
     Gateway,

@@ -16,7 +16,6 @@ use crate::refusal::{QuotaStatus, Unit};
 pub(super) enum ChargeSource {
     /// The cell in Redis, with the mark of the charge.
     Cell(u64),
-    /// A lease of this gateway.
     Lease,
     /// None: the charge was zero.
     Free,

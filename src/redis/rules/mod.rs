@@ -97,7 +97,6 @@ impl Store {
 pub struct SharedRules {
     store: Store,
     rule_set: Arc<RuleSet>,
-    /// Indexed like the rules.
     counted: Vec<PlannedRule>,
     planner: Planner,
     denials: Denials,

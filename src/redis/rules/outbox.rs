@@ -39,7 +39,6 @@ pub(super) enum SettlementScript {
     Undo,
 }
 
-/// A settlement or an undo.
 #[derive(Debug)]
 pub(super) struct Settlement {
     pub(super) verb: SettlementScript,
@@ -49,16 +48,13 @@ pub(super) struct Settlement {
     pub(super) since: Nanos,
 }
 
-/// Sending half of the outbox.
 #[derive(Clone, Debug)]
 pub(super) struct SettlementOutbox {
     tasks: mpsc::Sender<Settlement>,
-    /// Unfinished operations.
     open: Arc<AtomicUsize>,
 }
 
 impl SettlementOutbox {
-    /// Creates the outbox and the task that sends it.
     pub(super) fn new(
         link: RedisLink,
         scripts: Arc<RuleScripts>,

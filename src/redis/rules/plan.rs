@@ -37,7 +37,6 @@ pub(super) struct CellRequest {
     /// The rule, with the caller's own quota if any.
     pub(super) rule: Arc<Rule>,
     pub(super) cell: Cell,
-    /// Key of the cell in Redis.
     pub(super) key: Arc<str>,
     /// Hash of key and quota, for the tables of this process.
     pub(super) hash: u64,
@@ -56,7 +55,6 @@ pub(super) type CellRequests = SmallVec<[CellRequest; 4]>;
 /// Charges that a request asks of all matching rules.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// Hash tag of the caller.
     pub(super) tag: String,
     pub(super) strict: CellRequests,
     pub(super) leased: CellRequests,

@@ -18,7 +18,6 @@ use crate::limit::rule::Rule;
 use crate::metrics::RedisOp;
 use crate::redis::link::RedisLoss;
 
-/// Answer of one rule.
 #[derive(Clone, Debug)]
 pub(super) struct RuleReply {
     pub(super) index: usize,
@@ -61,7 +60,6 @@ pub(super) fn numbers<const N: usize>(from: &[i64]) -> [u64; N] {
 }
 
 impl CellRequest {
-    /// Returns the rule's answer at this level.
     pub(super) fn said(&self, level: Level, shortage: Option<Shortage>) -> RuleReply {
         let Self { index, hash, amount, .. } = *self;
         RuleReply { index, rule: Arc::clone(&self.rule), hash, amount, level, shortage }
@@ -73,7 +71,6 @@ impl CellRequest {
         self.said(self.cell.level(shown), shortage)
     }
 
-    /// Returns the script arguments of a charge.
     pub(super) fn charge(&self, enforced: bool) -> Option<(&'static str, CellArguments)> {
         Some((self.cell.kind(), self.cell.charge(self.amount, enforced)?))
     }

@@ -51,14 +51,10 @@ pub struct AdminSettings {
     pub hosts: Vec<String>,
 }
 
-/// Permission that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// No permission.
     Open,
-    /// Scraping the metrics.
     Metrics,
-    /// Reading.
     Read,
     /// Changing something.
     Write,

@@ -16,7 +16,6 @@ use super::page;
 const CHALLENGE: &str =
     r#"Basic realm="traffic-dam admin, any name, the token as password", Bearer realm="traffic-dam admin""#;
 
-/// Error response of the admin port.
 #[derive(Debug)]
 pub(super) struct AdminError {
     pub(super) status: StatusCode,

@@ -23,7 +23,6 @@ fn unavailable(why: &dyn std::fmt::Display) -> AdminError {
     AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "redis_unavailable", message)
 }
 
-/// Returns the dead letters of all pools.
 pub(super) async fn show(jobs: &JobQueue, pools: Vec<Arc<str>>) -> Result<Response<AdminBody>, AdminError> {
     let mut shown = Map::new();
     for pool in pools {
@@ -47,7 +46,6 @@ pub(super) async fn show(jobs: &JobQueue, pools: Vec<Arc<str>>) -> Result<Respon
     Ok(json_answer(StatusCode::OK, &json!({ "dead": shown })))
 }
 
-/// Requeues a dead letter.
 pub(super) async fn requeue(jobs: &JobQueue, asked: Requeue) -> Result<Response<AdminBody>, AdminError> {
     let Requeue { pool, job } = asked;
     let none = || {

@@ -27,7 +27,6 @@ impl AnswerPlan {
         }
     }
 
-    /// Writes one token of a choice.
     pub(super) fn token(&mut self, choice: usize, index: u32, out: &mut BytesMut) {
         match self.form {
             SimEndpoint::Response => return responses::delta(self, index, out),
@@ -82,7 +81,6 @@ impl AnswerPlan {
         );
     }
 
-    /// Writes the whole answer in one piece.
     pub(super) fn whole(&self, counts: &SequenceCounts, out: &mut BytesMut) {
         match self.form {
             SimEndpoint::Response => return responses::whole(self, counts, out),

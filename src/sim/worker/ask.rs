@@ -42,11 +42,9 @@ impl SimEndpoint {
     }
 }
 
-/// A parsed request.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct WorkerRequest {
     pub(super) form: SimEndpoint,
-    /// Requested model, to be echoed.
     pub(super) model: Option<String>,
     /// One per sequence: `n` for each prompt, prompt by prompt.
     pub(super) wishes: Vec<SequenceRequest>,
@@ -60,7 +58,6 @@ pub(super) struct WorkerRequest {
     pub(super) thinks: bool,
     /// Tool to call instead of an answer in text.
     pub(super) tool: Option<String>,
-    /// Faults that the request itself names.
     pub(super) faults: Option<RequestFaults>,
 }
 

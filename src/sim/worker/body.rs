@@ -22,7 +22,6 @@ pub(super) const TRAILER: HeaderName = HeaderName::from_static("x-sim-trailer");
 pub(super) struct BrokenOff;
 
 pub(super) enum WorkerBody {
-    /// The whole body.
     Whole(Option<Bytes>),
     /// A body written while it is generated.
     Stream(Box<StreamBody>),
@@ -51,18 +50,15 @@ struct BodySource {
     midway: Option<Midway>,
     /// Tokens yielded by the engine.
     counts: SequenceCounts,
-    /// Tokens written to the body.
     written: SequenceCounts,
     total: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BodyPhase {
-    /// More may come.
     Open,
     /// All is in `out`; a proper end follows.
     Ending,
-    /// The end was sent.
     Over,
     /// All is in `out`; the connection breaks after it is sent.
     Breaking,
@@ -73,7 +69,6 @@ enum BodyPhase {
 }
 
 impl StreamBody {
-    /// Creates a stream of the tokens of `work`.
     pub(super) fn follow(
         work: SequenceWork,
         mut answer: AnswerPlan,

@@ -72,7 +72,6 @@ impl Debug {
         Ok(())
     }
 
-    /// Takes the faults for the next request.
     pub(super) fn take_faults(&self) -> Option<RequestFaults> {
         let mut faults = self.faults.lock();
         let (faults, left) = faults.as_mut().filter(|(_, left)| *left > 0)?;

@@ -15,18 +15,14 @@ use super::meters::{Gauges, Meters};
 use crate::clock::{Clock, Nanos};
 use traffic_dam_lab::engine::{EngineModel, FirstTokens, Lengths, NewSequence, PromptTooLong, SequenceEvent};
 
-/// Parameters of one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SequenceRequest {
-    /// Tokens of the prompt.
     pub(super) prompt: u64,
-    /// Maximum tokens to yield.
     pub(super) max: u32,
     /// `true` to yield exactly `max`, instead of a random length up to it.
     pub(super) exact: bool,
 }
 
-/// A worker's engine and its driver.
 pub(super) struct EngineDriver {
     state: Mutex<EngineDriverState>,
     /// Wakes the driver for an event that is earlier than the one it sleeps for.
@@ -140,7 +136,6 @@ impl EngineDriver {
         Ok(work)
     }
 
-    /// Changes the running worker.
     pub(super) fn change(&self, change: &WorkerChange) {
         let mut state = self.state.lock();
         if let Some(slots) = change.slots {
@@ -151,18 +146,15 @@ impl EngineDriver {
         }
     }
 
-    /// Counts the prompt tokens of an accepted request.
     pub(super) fn count_prompt(&self, tokens: u64) {
         self.state.lock().meters.prompt_tokens += tokens;
     }
 
-    /// Returns the metrics as Prometheus text.
     pub(super) fn metrics(&self, model: &str) -> String {
         let gauges = self.gauges();
         self.state.lock().meters.render(model, &gauges)
     }
 
-    /// Returns the current state of the engine.
     pub(super) fn gauges(&self) -> Gauges {
         let state = self.state.lock();
         let engine = &state.engine;

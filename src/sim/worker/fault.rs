@@ -10,14 +10,11 @@ use http::{HeaderName, StatusCode};
 /// Header that names faults.
 pub(super) const FAULTS: HeaderName = HeaderName::from_static("x-sim-fault");
 
-/// Faults of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct RequestFaults {
-    /// Fault instead of an answer.
     pub(super) instead: Option<Instead>,
     /// Delay before the work begins.
     pub(super) delay: Duration,
-    /// Fault in the middle of the answer.
     pub(super) midway: Option<Midway>,
     /// Size of the pieces in which the stream is sent, in bytes.
     pub(super) chunk: Option<usize>,
@@ -25,18 +22,14 @@ pub(super) struct RequestFaults {
     pub(super) trailers: bool,
 }
 
-/// Fault instead of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Instead {
-    /// The connection closes.
     Die,
     /// No byte ever comes.
     Hang,
-    /// An error of this status.
     Status(StatusCode),
 }
 
-/// Fault in the middle of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Midway {
     /// The connection closes right after the headers.

@@ -40,7 +40,6 @@ impl TokenCounts {
         self.0.lock().cached.get_or_insert(tokens);
     }
 
-    /// Returns the cached tokens of the prompt.
     pub(super) fn cached(&self) -> Option<u64> {
         self.0.lock().cached
     }

@@ -10,12 +10,10 @@ const WORDS: [&str; 24] = [
     " what", " the", " mill", " can", " take", ":", " déjà", " vu", " 水", " —", " no", " more.",
 ];
 
-/// Returns the text of token `index`.
 pub(super) fn word(index: u32) -> &'static str {
     WORDS[index as usize % WORDS.len()]
 }
 
-/// Returns the text of these tokens.
 pub(super) fn text(tokens: Range<u32>) -> String {
     tokens.map(word).collect()
 }

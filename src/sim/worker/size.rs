@@ -14,7 +14,6 @@ pub(super) const MAX_PARTS: usize = 2048;
 /// Size of a prompt, a list of prompts, or a list of messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PromptSize {
-    /// Tokens in all.
     pub(super) tokens: u64,
     /// Tokens of each element of a list of prompts or messages; one part for any other value.
     pub(super) parts: SmallVec<[u64; 1]>,

@@ -3,16 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EndedAs {
-    /// The client disconnected.
     Cancelled,
-    /// Answered in full.
     Finished,
     /// A fault closed the connection.
     Cut,
-    /// Answered with an error.
     Refused,
 }
 

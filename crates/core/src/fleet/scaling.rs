@@ -38,9 +38,7 @@ const WHOLE: f64 = 0.99;
 /// An observation of a saturated pool.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KneeSample {
-    /// The workers that take work.
     workers: Vec<Arc<str>>,
-    /// Total tokens that they have streamed.
     streamed: u64,
 }
 

@@ -31,7 +31,6 @@ struct SideMemory {
     came: Option<Nanos>,
     /// When it last had a ready worker; until then, when it was first looked at.
     ready_at: Nanos,
-    /// Slots of its ready workers.
     ready: u64,
 }
 

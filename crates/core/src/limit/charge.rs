@@ -37,7 +37,6 @@ impl Decision {
 /// Decisions in order, by index in [`RuleSet::rules`](super::rule_set::RuleSet::rules).
 pub type Decisions = SmallVec<[(usize, Decision); 4]>;
 
-/// The cell that one rule charged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChargedCell {
     /// `None` for the one counter of a rule per `all`.
@@ -45,7 +44,6 @@ pub(crate) struct ChargedCell {
     pub(crate) mark: CellMark,
 }
 
-/// One rule's part of a charge.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChargePart {
     /// Id of the rule's counts, the same across reloads that keep them.

@@ -5,7 +5,6 @@ use super::subject::Subject;
 use crate::glob::Glob;
 use crate::request::Class;
 
-/// A [`Match`] with compiled patterns.
 #[derive(Clone, Debug)]
 pub(crate) struct Matcher {
     path: Option<Glob>,

@@ -34,9 +34,7 @@ pub type RetryQueueKey = (u32, u64);
 /// A retry queue: requests that were given a retry time and are not yet due.
 #[derive(Clone, Copy, Debug, Default)]
 struct RetryQueue {
-    /// Number of requests.
     turns: u64,
-    /// Sum of the units that they need.
     units: u64,
     /// Retry times of the first and the last request; the others are spaced evenly between.
     first: Nanos,
@@ -148,7 +146,6 @@ impl RetryTurn {
         free.saturating_add(margin.saturating_mul(turns))
     }
 
-    /// Returns the time to refill its units.
     fn refill_time(&self) -> Duration {
         let part = self.amount as f64 / self.capacity.max(1) as f64;
         Duration::try_from_secs_f64(self.refill.as_secs_f64() * part).unwrap_or(Duration::MAX)

@@ -35,7 +35,6 @@ pub struct RuleSet {
     /// Narrow keys first.
     active_rules: Vec<ActiveRule>,
     seal: KeyHasher,
-    /// Retry queues of refused requests.
     lines: Arc<RetryQueues>,
 }
 
@@ -50,7 +49,6 @@ pub struct RuleCost {
     pub amount: Option<u64>,
 }
 
-/// Evaluation of one request.
 struct Evaluation<'a> {
     seal: &'a KeyHasher,
     subject: &'a Subject<'a>,

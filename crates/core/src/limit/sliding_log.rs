@@ -28,7 +28,6 @@ pub struct SlidingLog {
 pub struct AdmissionLog {
     /// Time in ns, and units. Units are never zero, and times strictly increase.
     entries: VecDeque<(u64, u64)>,
-    /// The sum of the units.
     used: u64,
 }
 

@@ -18,7 +18,6 @@ struct Slot<C> {
     cell: C,
 }
 
-/// Cells by key.
 #[derive(Debug)]
 pub(crate) struct Slots<C> {
     slots: Box<[Slot<C>]>,
@@ -70,7 +69,6 @@ impl<C: Default> Slots<C> {
         (slot.key == key).then_some(&mut slot.cell)
     }
 
-    /// Adds a key that is not in the table.
     pub(crate) fn insert(&mut self, key: u64, cell: C) {
         if (self.len + 1) * FULL.1 > self.slots.len() * FULL.0 {
             self.resize(self.slots.len() + self.slots.len() / 2);

@@ -65,7 +65,6 @@ impl Subject<'_> {
         }
     }
 
-    /// Returns the name under which its model counts.
     const fn counted_model(&self) -> Option<&str> {
         match self.served.counted_as {
             Some(counted) => Some(counted),
@@ -124,7 +123,6 @@ pub(crate) struct KeyHasher(SipHasher13);
 pub(crate) type KeyHashes = [Option<u64>; 5];
 
 impl KeyHasher {
-    /// Creates a key hasher with a new secret.
     pub(crate) fn random() -> Self {
         // The standard library seeds this from the system; two of its hashes are our secret.
         let seed = RandomState::new();

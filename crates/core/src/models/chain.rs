@@ -67,16 +67,12 @@ pub struct FallbackSpec {
     pub share: f64,
 }
 
-/// A fallback in the chain of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StepPlace {
-    /// The entry that has it.
     pub(super) entry: usize,
-    /// Its index in that entry.
     pub(super) fallback: usize,
     /// Number of fallbacks that lead to it.
     pub(super) depth: usize,
-    /// The entry of its model.
     pub(super) target: Option<usize>,
 }
 

@@ -26,12 +26,10 @@ impl Default for MinuteCount {
 }
 
 impl MinuteCount {
-    /// Counts an event.
     pub(super) fn add(&self, now: Nanos) {
         self.0.lock().at(now).add();
     }
 
-    /// Returns the number of events.
     pub(super) fn sum(&self, now: Nanos) -> u64 {
         self.0.lock().at(now).sum
     }

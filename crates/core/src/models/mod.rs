@@ -39,7 +39,6 @@ pub struct ModelTable {
     entries: Vec<Arc<ModelEntry>>,
 }
 
-/// One entry with its chain.
 #[derive(Debug)]
 struct ModelEntry {
     names: Arc<EntryNames>,
@@ -51,14 +50,12 @@ struct ModelEntry {
 struct EntryNames {
     pattern: Glob,
     serve: Vec<ModelShare>,
-    /// The names in `serve`.
     served: Vec<Arc<str>>,
     requests: MinuteCount,
     /// How often each fallback was used.
     used: Vec<MinuteCount>,
 }
 
-/// One fallback of a chain.
 #[derive(Debug)]
 struct ChainStep {
     to: Arc<str>,

@@ -24,9 +24,7 @@ pub struct ModelRoute {
 
 #[derive(Debug, Default)]
 struct ChainProgress {
-    /// Index of the next fallback.
     next: usize,
-    /// Pools that were asked.
     asked: SmallVec<[Arc<str>; 2]>,
     /// The refusal of the first pool.
     first: Option<Refusal>,

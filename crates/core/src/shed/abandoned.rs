@@ -69,7 +69,6 @@ pub(super) struct KnownLoad {
 }
 
 impl KnownLoad {
-    /// Records the sequences in flight.
     pub(super) fn note(&mut self, in_flight: u32) {
         self.most = self.most.max(in_flight);
         self.least = self.least.min(in_flight.saturating_sub(self.abandoned));

@@ -29,7 +29,6 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 pub(super) struct Account {
     /// Virtual tokens.
     counter: u64,
-    /// The contest to which the counter belongs.
     contest: u32,
     /// Requests admitted so far.
     admissions: u64,
@@ -49,7 +48,6 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Creates the account of a new caller.
     pub(super) fn new(contest: &Contest) -> Self {
         Self {
             counter: contest.virtual_time(),

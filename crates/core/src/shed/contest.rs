@@ -20,7 +20,6 @@ const LATELY: u64 = 8;
 /// Progress of the callers of one class.
 #[derive(Debug, Default)]
 pub(super) struct Contest {
-    /// Number of the current contest.
     number: u32,
     /// Last time a request waited or was refused.
     contended_at: Option<Nanos>,
@@ -68,7 +67,6 @@ impl Contest {
         self.contended_at = Some(now);
     }
 
-    /// Prolongs the contest.
     pub(super) fn continues(&mut self, now: Nanos) {
         self.contended_at = Some(now);
     }

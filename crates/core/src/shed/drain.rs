@@ -49,7 +49,6 @@ impl DrainEstimate {
         Some(expected.min(SILENCE / silent))
     }
 
-    /// Returns the time in which `sequences` are released with `in_flight` held.
     pub(super) fn time_to_free(&self, sequences: u64, in_flight: u64, now: Nanos) -> Option<Duration> {
         let seconds = sequences as f64 / self.rate(in_flight, now)?;
         Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))

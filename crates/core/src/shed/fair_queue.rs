@@ -28,7 +28,6 @@ const OUTPUT_WEIGHT: u64 = 2;
 /// Indexes of workers that have had a request.
 pub(super) type TriedWorkers = SmallVec<[usize; 2]>;
 
-/// The charge of an admitted request to its caller.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallerCharge {
     class: Class,
@@ -68,7 +67,6 @@ pub(super) struct QueueBounds {
     pub(super) bytes: u64,
 }
 
-/// The queue of one pool.
 #[derive(Debug, Default)]
 pub(super) struct FairQueue {
     classes: [ClassCallers; 3],
@@ -100,7 +98,6 @@ impl FairQueue {
         self.classes.iter().map(ClassCallers::remembered).sum()
     }
 
-    /// Returns the sequences of all waiting requests.
     pub(super) fn sequences(&self) -> u64 {
         self.classes.iter().map(ClassCallers::sequences).sum()
     }
@@ -233,7 +230,6 @@ impl FairQueue {
         self.waiting.get(&id)
     }
 
-    /// Admits a waiting request and charges its caller.
     pub(super) fn admit(&mut self, id: WaiterId, now: Nanos) -> Option<(WaitingRequest, CallerCharge)> {
         let waiting = self.remove(id, now)?;
         let WaitingRequest { class, caller, key, weight, cost, load, .. } = &waiting;
@@ -245,7 +241,6 @@ impl FairQueue {
         ))
     }
 
-    /// Charges the caller of a request that did not have to wait.
     pub(super) fn charge(&mut self, ask: &PermitRequest, load: &RequestLoad, now: Nanos) -> CallerCharge {
         let cost = cost(load, load.sequences, ask.weight);
         let callers = self.class_mut(ask.class);

@@ -21,7 +21,6 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// Sequences for a worker on trial: enough to learn from, few enough to lose.
 const ON_TRIAL: u32 = 4;
 
-/// Reachability of one worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct WorkerHealth {
     failures: u32,
@@ -46,7 +45,6 @@ impl WorkerHealth {
         }
     }
 
-    /// Records that all its streams are silent.
     pub(super) fn fell_silent(&mut self, now: Nanos) {
         self.failures = self.failures.max(FAILURES);
         self.failed(now);
@@ -65,7 +63,6 @@ impl WorkerHealth {
         }
     }
 
-    /// Records that the worker answered a request.
     pub(super) fn answered(&mut self, now: Nanos) {
         *self = Self { answered_at: Some(now), ..Self::default() };
     }

@@ -14,7 +14,6 @@ use super::ejection::EjectionSettings;
 /// Parts of the interval, so that it moves in steps of a tenth.
 const PARTS: u64 = 10;
 
-/// Numbers of requests that ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct OutcomeCounts {
     pub(super) succeeded: u32,
@@ -32,7 +31,6 @@ impl OutcomeCounts {
     }
 }
 
-/// How a failure is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FailureEvidence {
     /// The same request succeeded at another worker.
@@ -41,7 +39,6 @@ pub(super) enum FailureEvidence {
     Caller(u64),
 }
 
-/// Recent outcomes of one worker.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outcomes {
     /// Number of the current part of the interval, and the counts of it and the parts before.
@@ -56,13 +53,11 @@ pub(super) struct Outcomes {
 }
 
 impl Outcomes {
-    /// Records a successful request.
     pub(super) fn succeeded(&mut self, interval: Duration, now: Nanos) {
         self.in_a_row = 0;
         self.count(OutcomeCounts { succeeded: 1, failed: 0 }, interval, now);
     }
 
-    /// Records a failed request.
     pub(super) fn failed(&mut self, evidence: FailureEvidence, interval: Duration, now: Nanos) {
         self.in_a_row = self.in_a_row.saturating_add(1);
         self.count(OutcomeCounts { succeeded: 0, failed: 1 }, interval, now);

@@ -46,7 +46,6 @@ struct PermitInner {
 struct PermitState {
     worker: Arc<str>,
     ending: Ending,
-    /// The answer has begun.
     begun: bool,
 }
 

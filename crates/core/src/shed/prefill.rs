@@ -57,7 +57,6 @@ struct Reference {
     at: Nanos,
 }
 
-/// Prefill estimates of one worker.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Prefill {
     references: [Option<Reference>; SIZES],

@@ -26,7 +26,6 @@ pub struct LoadReport {
     pub valid_for: Duration,
 }
 
-/// A report as the gate keeps it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeptReport {
     kv_used: Option<u64>,

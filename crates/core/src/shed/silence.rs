@@ -46,7 +46,6 @@ const LAST: usize = 3;
 const GAP: Duration = Duration::from_millis(50);
 const GAP_TOKENS: f64 = 3.0;
 
-/// StreamActivity on one worker's streams.
 #[derive(Debug, Default)]
 pub(super) struct StreamActivity {
     /// Last arrival on any stream.
@@ -94,7 +93,6 @@ impl StreamActivity {
         quiet >= REPORT_EVERY + GAP && quiet >= REPORT_EVERY + self.token_time().mul_f64(GAP_TOKENS)
     }
 
-    /// Closes the periods that are over.
     fn roll_periods(&mut self, now: Nanos) {
         let period = now.0 / saturating_nanos(FLOWS);
         let passed = period.saturating_sub(self.period);

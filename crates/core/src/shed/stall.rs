@@ -23,7 +23,6 @@ const MOST: Duration = Duration::from_secs(5);
 /// Maximum that one stall uses of that; anything longer is silence (see `silence`).
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// The stalls of one worker.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stalls {
     /// End of each stall in the last ten seconds, and how much of the bound it used.

@@ -18,7 +18,6 @@ pub(super) struct PoolSums {
     pub(super) stale: bool,
     /// When the next cool-down or report ends.
     pub(super) until: Nanos,
-    /// Indexes of these workers.
     pub(super) open: Vec<usize>,
     /// Their keys, in the same order.
     pub(super) keys: Vec<u64>,
@@ -31,7 +30,6 @@ pub(super) struct PoolSums {
     /// Largest prompt that a worker can hold, cooling ones included; `None` without any worker.
     pub(super) largest_prompt: Option<u64>,
     pub(super) session_map: SessionMap,
-    /// Number of these workers that are external.
     pub(super) external: usize,
 }
 
@@ -58,7 +56,6 @@ impl PoolSums {
         self.external > 0 && self.external < self.open.len()
     }
 
-    /// Returns the sequences in flight at all of them.
     pub(super) fn in_flight(&self) -> u64 {
         self.by_class.iter().sum()
     }

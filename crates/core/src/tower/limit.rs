@@ -107,7 +107,6 @@ where
     }
 }
 
-/// A charge, and what its refund needs.
 #[derive(Debug)]
 struct RefundableCharge {
     charge: Charge,

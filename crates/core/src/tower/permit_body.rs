@@ -24,7 +24,6 @@ pin_project! {
 }
 
 impl<B: Body> PermitBody<B> {
-    /// Ties `permit` to the end of `inner`.
     pub(super) fn new(inner: B, permit: Permit, streamed: bool) -> Self {
         let mut permit = Some(permit);
         if inner.is_end_stream() {
@@ -34,7 +33,6 @@ impl<B: Body> PermitBody<B> {
     }
 }
 
-/// Releases the permit of a body that ended.
 fn end(permit: &mut Option<Permit>, ending: Ending) {
     if let Some(permit) = permit.take() {
         permit.end(ending);

@@ -9,7 +9,6 @@ const SIGMA: f64 = 0.8;
 #[derive(Clone, Debug)]
 pub struct Lengths {
     random: fastrand::Rng,
-    /// Mean of the logarithm.
     mu: f64,
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 pub(super) struct Sequence {
     pub(super) id: u64,
     pub(super) prompt: u64,
-    /// Tokens to yield in all.
     pub(super) output: u32,
     /// Tokens yielded so far; they survive a preemption.
     pub(super) generated: u32,
@@ -19,13 +18,11 @@ pub(super) struct Sequence {
     pub(super) yields: bool,
     /// Time from slot to first token, if the prompt is read outside the steps.
     pub(super) reading: Option<Duration>,
-    /// Blocks of its text.
     pub(super) blocks: Arc<[u64]>,
     /// Tokens that the prefix cache has of it, while it waits.
     pub(super) hit: u64,
 }
 
-/// Totals of one step.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) sequences: u32,

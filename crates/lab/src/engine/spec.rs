@@ -50,7 +50,6 @@ impl EngineSpec {
         self
     }
 
-    /// Returns the time of a step with this many sequences and prompt tokens.
     pub(super) fn step_time(&self, sequences: u32, prompt_tokens: u64) -> Duration {
         let prefill = prompt_tokens.saturating_mul(1_000_000_000) / u64::from(self.prefill_rate);
         self.token_time

@@ -116,7 +116,6 @@ impl Capacity {
         Self { peaks }
     }
 
-    /// Returns the peak of a worker in these conditions.
     pub(super) fn peak(&self, group: usize, shares: RemainingShares, stretch: f64) -> Peak {
         let nothing = Peak { work: 0.0, rate: 0.0, clients: 0 };
         self.peaks.get(&key(group, shares, stretch)).copied().unwrap_or(nothing)
@@ -159,7 +158,6 @@ fn peak(
     tried.fold(nothing, |best, next| if next.work > best.work { next } else { best })
 }
 
-/// A request of the closed loop.
 struct LoopRequest {
     prompt: u64,
     at: Nanos,

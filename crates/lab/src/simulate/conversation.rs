@@ -12,7 +12,6 @@ use crate::draw::gap;
 use crate::engine::BLOCK_TOKENS;
 use traffic_dam_core::clock::Nanos;
 
-/// A conversation at one of its turns.
 #[derive(Clone, Debug)]
 pub(super) struct Conversation {
     random: Rng,
@@ -74,7 +73,6 @@ pub(super) struct ConversationTurn {
     pub(super) conversation: Conversation,
     /// Tokens of the prompt: all text before, and the new message.
     pub(super) prompt: u64,
-    /// Tokens of the answer.
     pub(super) output: u32,
     /// Time until it comes.
     pub(super) pause: Nanos,

@@ -28,12 +28,10 @@ pub(super) struct OfferedCaller {
     pub(super) requests: RequestShape,
 }
 
-/// The properties of one request.
 #[derive(Clone, Debug)]
 pub(super) struct OfferedRequest {
     pub(super) person: usize,
     pub(super) prompt: u64,
-    /// Tokens of each requested answer.
     pub(super) outputs: SmallVec<[u32; 1]>,
     pub(super) max_tokens: Option<u32>,
     pub(super) stream: bool,

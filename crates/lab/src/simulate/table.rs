@@ -162,13 +162,11 @@ pub fn misses(scenario: &Scenario, outcomes: &[SimulatedRun]) -> Vec<String> {
     lines
 }
 
-/// Returns the mean of a figure over the runs that have it.
 fn mean<'a>(outcomes: impl Iterator<Item = &'a SimulatedRun>, name: &str) -> Option<f64> {
     let values: Vec<f64> = outcomes.filter_map(|outcome| outcome.figures.get(name)).collect();
     stats::mean(&values)
 }
 
-/// Returns the distinct policies.
 pub(super) fn policies(outcomes: &[SimulatedRun]) -> Vec<Policy> {
     let mut policies: Vec<Policy> = Vec::new();
     for outcome in outcomes {

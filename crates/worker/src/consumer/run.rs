@@ -56,13 +56,11 @@ pub enum NoAnswer {
 /// Why a run must end before its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RunStop {
-    /// The run of this epoch was cancelled.
     Cancelled(u64),
     /// Another worker holds the entry.
     Lost,
 }
 
-/// What to do with an entry.
 enum EntryVerdict {
     /// End it, because the job has ended, perhaps as a dead letter.
     End(Option<DeadEnd>),
@@ -78,7 +76,6 @@ impl EntryVerdict {
     }
 }
 
-/// Context of a run.
 pub(super) struct RunContext<'a, E> {
     pub(super) engine: &'a E,
     pub(super) consumer: &'a Consumer,

@@ -45,7 +45,6 @@ const FILES: [PageFile; 12] = [
     },
 ];
 
-/// Returns the file at `path`.
 pub(super) fn file(path: &str) -> Option<PageFile> {
     FILES.into_iter().find(|file| file.path == path)
 }

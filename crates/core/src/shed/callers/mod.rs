@@ -50,7 +50,6 @@ pub(super) struct CallerState {
     permits: u32,
 }
 
-/// The callers of one class.
 #[derive(Debug, Default)]
 pub(super) struct ClassCallers {
     // Attackers choose callers' names: the standard map has a keyed hash.
@@ -70,12 +69,10 @@ pub(super) struct ClassCallers {
 }
 
 impl ClassCallers {
-    /// Returns the number of waiting requests.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// Returns the sequences of all waiting requests.
     pub(super) fn sequences(&self) -> u64 {
         self.sequences
     }

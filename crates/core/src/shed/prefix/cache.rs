@@ -69,7 +69,6 @@ impl BlockCache {
         Some(entry.hash)
     }
 
-    /// Returns the bytes of memory it takes.
     pub(super) fn memory(&self) -> usize {
         self.table.allocation_size() + self.entries.capacity() * size_of::<CacheEntry>()
     }

@@ -3,9 +3,7 @@
 /// A worker that may get a prompt.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::shed) struct PrefixOption {
-    /// Its place in the gate.
     pub(in crate::shed) place: usize,
-    /// Blocks of the prompt that it has.
     pub(in crate::shed) depth: usize,
     /// Seconds until it has read the prompt, and all that was sent there before.
     pub(in crate::shed) seconds: f64,

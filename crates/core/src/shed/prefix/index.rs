@@ -18,7 +18,6 @@ const NOBODY: u16 = u16::MAX;
 /// workers have it, so none of them should get all prompts that begin with it.
 const COMMON: u16 = 8;
 
-/// The workers that have a block.
 #[derive(Clone, Copy, Debug)]
 struct BlockHolders {
     hash: u64,

@@ -128,7 +128,6 @@ fn collapse(cell: &CellFigures) -> Option<Expectation> {
     })
 }
 
-/// Returns the expectations of the gateway at this load.
 fn expectations(cell: &CellFigures, slo: f64) -> Vec<Expectation> {
     let load = cell.load;
     let mut all = Vec::new();

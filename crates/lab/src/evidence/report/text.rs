@@ -13,7 +13,6 @@ pub(super) struct TextTable {
     pub(super) rows: Vec<Vec<String>>,
 }
 
-/// Returns the opening lines.
 pub(super) fn verdict(report: &ExperimentReport) -> Vec<String> {
     if report.faults.is_empty() {
         let missed = report.expectations.iter().filter(|expected| !expected.held).count();

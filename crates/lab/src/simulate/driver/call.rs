@@ -13,9 +13,7 @@ pub(in crate::simulate) const SECOND: u64 = 1_000_000_000;
 /// How a request ended; each request has exactly one fate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::simulate) enum CallFate {
-    /// Answered in full.
     Answered,
-    /// Refused by the gateway.
     Refused(Reason),
     /// Admitted, then failed by a worker.
     Failed(Reason),
@@ -26,11 +24,9 @@ pub(in crate::simulate) enum CallFate {
 pub(in crate::simulate) enum Stage {
     /// Has not asked its gateway yet.
     New,
-    /// In the queue of its gateway.
     Waiting(WaiterId),
     /// At a worker; `None` if no gate limits requests.
     Running(Option<PermitId>),
-    /// Ended.
     Over(CallFate),
 }
 
@@ -49,7 +45,6 @@ pub(in crate::simulate) struct Call {
     pub(in crate::simulate) machine: usize,
     pub(in crate::simulate) stage: Stage,
     pub(in crate::simulate) arrived: Nanos,
-    /// Time of admission.
     pub(in crate::simulate) granted: Option<Nanos>,
     pub(in crate::simulate) first: Option<Nanos>,
     pub(in crate::simulate) ended: Nanos,
@@ -99,7 +94,6 @@ impl Call {
         }
     }
 
-    /// Records one more token.
     pub(super) fn token(&mut self, now: Nanos) {
         self.seen += 1;
         self.latest = now;

@@ -16,7 +16,6 @@ impl Simulation<'_> {
         self.next_machine
     }
 
-    /// Sends a request to a worker.
     pub(super) fn send(&mut self, place: usize, machine: usize) {
         let call = &mut self.calls[place];
         call.machine = machine;

@@ -11,7 +11,6 @@ use traffic_dam_core::clock::Nanos;
 use traffic_dam_core::shed::WorkerFailure;
 
 impl Simulation<'_> {
-    /// Applies one event.
     pub(super) fn strike(&mut self, event: &ScenarioEvent) {
         if event.times.is_some() || event.rate.is_some() {
             (self.times, self.rate) = (event.times, event.rate);

@@ -10,7 +10,6 @@ use traffic_dam_core::clock::Nanos;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum VirtualWorkerState {
     Alive,
-    /// Refuses connections.
     Dead,
     /// Accepts requests and never answers.
     Zombie,
@@ -53,7 +52,6 @@ impl VirtualWorker {
         self.engine = EngineModel::new(EngineSpec { kv_tokens, slots, ..self.spec.clone() });
     }
 
-    /// Pauses for `length`.
     pub(super) fn pause(&mut self, length: Duration, now: Nanos) {
         self.engine.pause(length, now);
         self.planned = None;

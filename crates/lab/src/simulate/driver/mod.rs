@@ -33,24 +33,20 @@ const OFFERED: u64 = 0x0ffe_7ed0;
 const ROUTED: u64 = 0x7000_7ed0;
 const READ: u64 = 0x7ead_7ed0;
 
-/// An event of the simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum ScheduledEvent {
     /// The next request arrives, unless the load has changed since it was planned.
     Arrival { generation: u32 },
-    /// A request asks its gateway.
     Ask { call: usize },
     /// A worker's step ends.
     Step { machine: usize },
     /// A wait in a gateway's queue expires.
     Expiry { dam: usize },
-    /// The gateways run their housekeeping.
     Housekeeping,
     /// A request's attempt number `sent` times out.
     Due { call: usize, sent: u32 },
     /// A stream times out that has yielded nothing since token `seen`.
     Idle { call: usize, seen: u64 },
-    /// An event of the scenario.
     Event { place: usize },
     /// A worker's event reaches the gateway.
     Reaches { machine: usize, event: Delivery },
@@ -89,7 +85,6 @@ pub(super) struct LoadPhase {
     pub(super) disturbs: bool,
 }
 
-/// State of one simulation.
 pub(super) struct Simulation<'a> {
     pub(super) scenario: &'a Scenario,
     pub(super) people: OfferedCallers,
@@ -195,7 +190,6 @@ impl<'a> Simulation<'a> {
         self.gateways.iter().filter_map(|dam| dam.gate.as_ref()).map(|gate| gate.snapshot(self.seen_now()))
     }
 
-    /// Returns the number of preemptions of all workers.
     pub(super) fn preempted(&self) -> u64 {
         self.machines.iter().map(|machine| machine.preempted).sum()
     }
@@ -311,7 +305,6 @@ impl<'a> Simulation<'a> {
     }
 }
 
-/// Converts a time of the scenario.
 pub(super) fn at(span: super::scenario::ScenarioDuration) -> Nanos {
     Nanos::ZERO + span.0
 }

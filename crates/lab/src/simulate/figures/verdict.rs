@@ -5,7 +5,6 @@ use std::time::Duration;
 use crate::simulate::driver::{Call, CallFate, Stage};
 use crate::simulate::scenario::Scenario;
 
-/// Result of one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestVerdict {
     pub(super) good: bool,

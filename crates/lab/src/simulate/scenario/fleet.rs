@@ -32,7 +32,6 @@ impl Default for ScenarioSlo {
 }
 
 impl ScenarioSlo {
-    /// Returns the TTFT SLO for a prompt of `prompt` tokens.
     pub(in crate::simulate) fn slo(&self, prompt: u64) -> Duration {
         let (ttft_slo, ttft_per_1k) = (self.ttft_slo.0, self.per_1k_prompt_tokens.0);
         GateSettings { ttft_slo, ttft_per_1k, ..GateSettings::default() }.slo(prompt)

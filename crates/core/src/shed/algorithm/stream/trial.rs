@@ -44,10 +44,8 @@ pub(super) struct LimitCut {
     pub(super) evidence: CutEvidence,
 }
 
-/// The reason for a cut.
 #[derive(Clone, Debug)]
 pub(super) struct CutEvidence {
-    /// Start of its collection.
     pub(super) since: Nanos,
     /// By how much first tokens were late.
     pub(super) late: Duration,

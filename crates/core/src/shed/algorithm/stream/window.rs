@@ -30,7 +30,6 @@ impl MeasuredRatios {
         self.ratios.add(ratio);
     }
 
-    /// Adds `count` tokens of this ratio each.
     fn add_tokens(&mut self, count: u64, ratio: f64) {
         self.ratios.add(ratio);
         self.tokens = self.tokens.saturating_add(count);
@@ -64,7 +63,6 @@ pub(super) struct MeasureWindow {
     pub(super) peak: u32,
     /// Longest queue that the worker reported.
     pub(super) waiting: u32,
-    /// The worker failed a request.
     pub(super) failed: bool,
 }
 
@@ -83,7 +81,6 @@ impl MeasureWindow {
         self.measured[measure as usize].add(ratio);
     }
 
-    /// Adds `count` tokens of a stream.
     pub(super) fn add_tokens(&mut self, count: u64, ratio: f64) {
         self.measured[MeasureKind::Token as usize].add_tokens(count, ratio);
     }
