@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use proptest::prelude::*;
+use traffic_dam::config::{self, ConfigErrors};
 use traffic_dam_lab::simulate::{Capacity, Policy, Scenario, SimulatedRun, batch, run, table};
 
 /// Seeds per scenario.
@@ -24,9 +25,11 @@ fn scenarios() -> Vec<Scenario> {
 }
 
 fn read(path: &Path) -> Scenario {
-    let name = path.file_stem().and_then(|name| name.to_str()).expect("names are text");
-    let text = fs::read_to_string(path).expect("scenarios are readable");
-    Scenario::parse(name, &text).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()))
+    config::scenario(path).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+fn parse(text: &str) -> Result<Scenario, ConfigErrors> {
+    config::scenario_from(text.as_bytes(), Path::new("x.yaml"))
 }
 
 #[test]
@@ -47,47 +50,21 @@ fn every_scenario_comes_out_as_expected() {
 
 #[test]
 fn the_same_seed_gives_the_same_run_and_another_one_does_not() {
-    let text = r#"
-        duration = "20s"
-        warm_up = "2s"
-
-        [[workers]]
-        count = 3
-        slots = 16
-
-        [dam]
-        count = 2
-
-        [load]
-        times = 3.0
-        retry_share = 0.5
-
-        [requests]
-        streamed = 0.7
-        n_share = 0.1
-
-        [[callers]]
-        name = "service"
-        class = "critical"
-        count = 3
-        share = 0.2
-
-        [[callers]]
-        name = "report"
-        class = "batch"
-
-        [[events]]
-        at = "8s"
-        kill = "w2"
-        kv = 0.5
-
-        [[events]]
-        at = "12s"
-        zombie = "w1"
-        revive = "w2"
-        output = 2.0
-    "#;
-    let scenario = Scenario::parse("everything", text).expect("the scenario is sound");
+    let text = "
+duration: 20s
+warm_up: 2s
+workers: [{ count: 3, slots: 16 }]
+dam: { count: 2 }
+load: { times: 3.0, retry_share: 0.5 }
+requests: { streamed: 0.7, n_share: 0.1 }
+callers:
+  - { name: service, class: critical, count: 3, share: 0.2 }
+  - { name: report, class: batch }
+events:
+  - { at: 8s, kill: w2, kv: 0.5 }
+  - { at: 12s, zombie: w1, revive: w2, output: 2.0 }
+";
+    let scenario = parse(text).expect("the scenario is sound");
     let capacity = Capacity::measure(&scenario);
     for policy in Policy::ALL {
         let once = run(&scenario, policy, 7, &capacity);
@@ -109,7 +86,7 @@ fn mean(runs: &[SimulatedRun], name: &str) -> f64 {
 fn conversations_get_their_first_tokens_earlier_where_they_were_before() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
     for name in ["conversations", "conversations-common-system", "agents"] {
-        let mut scenario = read(&folder.join(format!("{name}.toml")));
+        let mut scenario = read(&folder.join(format!("{name}.yaml")));
         let policy = [scenario.dam.law];
         let chosen = batch(&scenario, &policy, 1..SEEDS + 1);
         scenario.dam.prefix = false;
@@ -137,45 +114,50 @@ fn conversations_get_their_first_tokens_earlier_where_they_were_before() {
 fn clients_that_are_told_to_wait_too_long_do_not_come_back() {
     let kept = |patience: &str| {
         let text = format!(
-            "duration = \"12s\"\nwarm_up = \"0s\"\n[load]\ntimes = 5.0\nretry_share = 1.0\n{patience}\n\
-             [[events]]\nat = \"2s\"\ntimes = 0.4"
+            "duration: 12s\nwarm_up: 0s\nload: {{ times: 5.0, retry_share: 1.0{patience} }}\n\
+             events: [{{ at: 2s, times: 0.4 }}]"
         );
-        let scenario = Scenario::parse("patience", &text).expect("it is sound");
+        let scenario = parse(&text).expect("it is sound");
         run(&scenario, Policy::Slots, 1, &Capacity::measure(&scenario)).figures
     };
     let figures = kept("");
     assert!(figures.retry_kept.is_some() && figures.retry_wait.is_some_and(|wait| wait > 0.5), "{figures:?}");
-    assert_eq!(kept("patience = \"1ms\"").retry_kept, None);
+    assert_eq!(kept(", patience: 1ms").retry_kept, None);
 }
 
 #[test]
 fn what_is_wrong_with_a_scenario_is_named() {
     for (text, fault) in [
-        ("laod = 1", "unknown field `laod`"),
-        ("[load]\ntimes = -1.0", "load.times must be 0 to 1000000"),
-        ("[load]\ntimes = 1.0\nrate = 2.0", "give `times` or `rate`, not both"),
-        ("duration = \"60\"", "`60` is not a duration"),
-        ("warm_up = \"60s\"", "warm_up must be shorter than duration"),
-        ("[[workers]]\nslots = 0", "workers[0].slots is 0"),
-        ("[requests]\noutput = { mean = 100, pareto = 1.0 }", "pareto = 1: must be above 1"),
-        ("[requests]\nprompt = \"long\"", "a number of tokens"),
-        ("[[events]]\nat = \"1s\"\nkill = \"w2\"", "events[0].kill is `w2`: must be one of w1 to w1"),
-        ("[[callers]]\nshare = 0.5", "must be 1, or one group must leave out `share`"),
-        ("[[callers]]\nclass = \"urgent\"", "`urgent` is not a class"),
-        ("[dam]\nlaw = \"guess\"", "unknown limit algorithm `guess`"),
+        ("laod: 1", "x.yaml:1:1: laod: unknown key; did you mean `load`?"),
+        ("load:\n  times: -1.0", "x.yaml:2:10: load.times: must be a number from 0 to 1000000; found -1.0"),
+        ("load: { times: 1.0, rate: 2.0 }", "load.rate: cannot be combined with `times`"),
+        ("duration: 60", "duration: must be a number of us, ms, s, m or h, such as `300us` or `1.5s`"),
+        ("warm_up: 60s", "x.yaml:1:10: warm_up: must be shorter than `duration`; found 60s"),
+        ("duration: 2h", "duration: must be 1s to 60m"),
+        ("workers:\n  - slots: 0", "x.yaml:2:12: workers[0].slots: must be a whole number from 1 to 16384"),
+        ("workers: [{ token_time: 1us, token_time_per_seq: 0s }]", "workers[0].token_time: is too short"),
+        ("workers: []", "workers: must be 1 to 10000 in all, not 0"),
         (
-            "[[events]]\nat = \"1s\"\nshares = { x = 0.5 }",
-            "events[0].shares.x: no group of callers has that name",
+            "requests: { output: { mean: 100, pareto: 1.0 } }",
+            "requests.output.pareto: must be a number from 1.01",
         ),
+        ("requests: { output: { mean: 9, pareto: 2.0, sigma: 1.0 } }", "give `sigma` or `pareto`, not both"),
         (
-            "[[events]]\nat = \"1s\"\nshares = { caller = 2.0 }",
-            "events[0].shares.caller is 2: must be 0 to 1",
+            "requests: { prompt: long }",
+            "requests.prompt: must be a whole number from 1 to 1000000, or a mapping",
         ),
-        ("[expect_mean]\nspeed = \">= 1\"", "expect_mean.speed is not a figure"),
-        ("[expect]\nspeed = \">= 1\"", "expect.speed is not a figure"),
-        ("[expect]\njain = \"high\"", "`high` is not a range"),
+        ("requests: { session: {}, n_share: 0.1 }", "requests.n_share: must be 0 with `session`"),
+        ("events: [{ at: 1s, kill: w2 }]", "events[0].kill: must be one of w1 to w1; found w2"),
+        ("callers: [{ share: 0.5 }]", "must be 1, or one group must leave out `share`"),
+        ("callers: [{ class: urgent }]", "callers[0].class: must be `batch`, `interactive` or `critical`"),
+        ("dam: { law: guess }", "dam.law: must be "),
+        ("events: [{ at: 1s, shares: { x: 0.5 } }]", "events[0].shares.x: is no group of callers"),
+        ("events: [{ at: 1s, shares: { caller: 2.0 } }]", "events[0].shares.caller: must be 0 to 1, not 2"),
+        ("expect_mean: { speed: \">= 1\" }", "expect_mean.speed: is not a figure"),
+        ("expect: { speed: \">= 1\" }", "expect.speed: is not a figure"),
+        ("expect: { jain: high }", "expect.jain: must be a range"),
     ] {
-        let problem = Scenario::parse("x", text).expect_err(text).to_string();
+        let problem = parse(text).expect_err(text).to_string();
         assert!(problem.contains(fault), "{text}: {problem}");
     }
 }
@@ -184,16 +166,14 @@ fn what_is_wrong_with_a_scenario_is_named() {
 fn the_documented_scenarios_are_sound_and_the_defaults_are_those_that_are_told() {
     let text = include_str!("../docs/simulation.md");
     let blocks: Vec<&str> = text
-        .split("```toml\n")
+        .split("```yaml\n")
         .skip(1)
         .map(|rest| rest.split_once("```").expect("every block ends").0)
         .collect();
-    let parsed: Vec<Scenario> = blocks
-        .iter()
-        .map(|block| Scenario::parse("", block).unwrap_or_else(|fault| panic!("{block}\n{fault}")))
-        .collect();
+    let parsed: Vec<Scenario> =
+        blocks.iter().map(|block| parse(block).unwrap_or_else(|fault| panic!("{block}\n{fault}"))).collect();
     let [_, all, _] = &parsed[..] else { panic!("{} blocks", parsed.len()) };
-    let mut defaults = Scenario::parse("", "").expect("an empty file is a scenario");
+    let mut defaults = parse("").expect("an empty file is a scenario");
     // The default is 1× the capacity, which a file can only give as a number.
     defaults.load.times = Some(1.0);
     assert_eq!(format!("{all:#?}"), format!("{defaults:#?}"));
@@ -211,8 +191,8 @@ fn simulate(arguments: &[&str]) -> Output {
 fn the_command_prints_a_table_and_writes_the_seconds_and_a_picture() {
     let folder = tempfile::tempdir().expect("a folder for the files");
     let path = |name: &str| folder.path().join(name).to_str().expect("paths are text").to_owned();
-    let (short, csv, svg) = (path("short.toml"), path("out.csv"), path("out.svg"));
-    fs::write(&short, "duration = \"8s\"\nwarm_up = \"2s\"\n[load]\ntimes = 3.0").expect("writable");
+    let (short, csv, svg) = (path("short.yaml"), path("out.csv"), path("out.svg"));
+    fs::write(&short, "duration: 8s\nwarm_up: 2s\nload: { times: 3.0 }").expect("writable");
     let files = ["--csv", &csv, "--plot", &svg];
     let output =
         simulate(&[&["--scenario", short.as_str(), "--compare", "--seeds", "2"][..], &files].concat());
@@ -227,59 +207,58 @@ fn the_command_prints_a_table_and_writes_the_seconds_and_a_picture() {
     let picture = fs::read_to_string(svg).expect("it was written");
     assert!(picture.starts_with("<svg ") && picture.contains("gradient2"));
 
-    fs::write(&short, "[load]\ntimes = 0.5\n[expect]\nrefused = \">= 1000000\"").expect("writable");
+    fs::write(&short, "load: { times: 0.5 }\nexpect: { refused: \">= 1000000\" }").expect("writable");
     let output = simulate(&["--scenario", &short, "--seeds", "1"]);
     let problem = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{problem}");
     assert!(problem.contains("short · stream · refused must be >= 1000000 and is "), "{problem}");
 
-    fs::write(&short, "[load]\ntimes = 0.5\n[expect_mean]\nrefused = \">= 1000000\"").expect("writable");
+    fs::write(&short, "load: { times: 0.5 }\nexpect_mean: { refused: \">= 1000000\" }").expect("writable");
     let output = simulate(&["--scenario", &short, "--seeds", "2"]);
     let problem = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{problem}");
     assert!(problem.contains("short · stream · refused must be >= 1000000 on average and is "), "{problem}");
 
-    fs::write(&short, "[load]\ntime = 0.5").expect("writable");
+    fs::write(&short, "load:\n  time: 0.5").expect("writable");
     let output = simulate(&["--scenario", &short]);
     let problem = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{problem}");
-    assert!(problem.contains("short.toml") && problem.contains("unknown field `time`"), "{problem}");
+    assert!(problem.contains("short.yaml:2:3: load.time: unknown key; did you mean `times`?"), "{problem}");
 }
 
 /// Returns an event at some second, for one of three workers or for all.
 fn event() -> impl Strategy<Value = String> {
     let what = prop_oneof![
-        (1..4).prop_map(|worker| format!("kill = \"w{worker}\"")),
-        (1..4).prop_map(|worker| format!("zombie = \"w{worker}\"")),
-        (1..4).prop_map(|worker| format!("revive = \"w{worker}\"")),
-        (0.02..1.0).prop_map(|share| format!("kv = {share:.2}")),
-        (0.2..4.0).prop_map(|factor| format!("output = {factor:.1}")),
-        (0.0..8.0).prop_map(|times| format!("times = {times:.1}")),
-        (1..60_000).prop_map(|prompt| format!("request = {{ prompt = {prompt} }}")),
+        (1..4).prop_map(|worker| format!("kill: w{worker}")),
+        (1..4).prop_map(|worker| format!("zombie: w{worker}")),
+        (1..4).prop_map(|worker| format!("revive: w{worker}")),
+        (0.02..1.0).prop_map(|share| format!("kv: {share:.2}")),
+        (0.2..4.0).prop_map(|factor| format!("output: {factor:.1}")),
+        (0.0..8.0).prop_map(|times| format!("times: {times:.1}")),
+        (1..60_000).prop_map(|prompt| format!("request: {{ prompt: {prompt} }}")),
     ];
-    (0..8, what).prop_map(|(second, what)| format!("[[events]]\nat = \"{second}s\"\n{what}\n"))
+    (0..8, what).prop_map(|(second, what)| format!("  - {{ at: {second}s, {what} }}\n"))
 }
 
 /// Three small workers, and random events.
 fn misfortune(events: &str, gateways: u32, times: f64, streamed: f64) -> Scenario {
+    let events = if events.is_empty() { String::new() } else { format!("events:\n{events}") };
     let text = format!(
-        "duration = \"8s\"\nwarm_up = \"1s\"\n{events}\n\
-         [[workers]]\ncount = 3\nslots = 6\nkv_tokens = 4096\n\
-         [dam]\ncount = {gateways}\nfirst_token = \"2s\"\nidle = \"3s\"\ntotal = \"8s\"\nreserve_critical = 0.1\n\
-         [load]\ntimes = {times:.2}\nretry_share = 0.5\nhonour = 0.5\n\
-         [requests]\nstreamed = {streamed:.2}\nn_share = 0.1\noutput = 40\n\
-         [[callers]]\nclass = \"critical\"\ncount = 2\nshare = 0.2\n\
-         [[callers]]\nclass = \"batch\"\ncount = 2\nshare = 0.4\n[[callers]]\n",
+        "duration: 8s\nwarm_up: 1s\n{events}\
+         workers: [{{ count: 3, slots: 6, kv_tokens: 4096 }}]\n\
+         dam: {{ count: {gateways}, first_token: 2s, idle: 3s, total: 8s, reserve_critical: 0.1 }}\n\
+         load: {{ times: {times:.2}, retry_share: 0.5, honour: 0.5 }}\n\
+         requests: {{ streamed: {streamed:.2}, n_share: 0.1, output: 40 }}\n\
+         callers:\n  - {{ class: critical, count: 2, share: 0.2 }}\n  - {{ class: batch, count: 2, share: 0.4 }}\n  - {{}}\n",
     );
-    Scenario::parse("random", &text).expect("it is sound")
+    parse(&text).expect("it is sound")
 }
 
 /// Once, a request that lost its permit to a critical one was ended as if still at its hung worker.
 #[test]
 fn who_lost_its_seat_is_not_given_up_at_the_worker_that_it_left() {
-    let event = |at: u32, what: &str| format!("[[events]]\nat = \"{at}s\"\n{what}\n");
-    let events =
-        [event(4, "zombie = \"w2\""), event(4, "kill = \"w3\""), event(2, "revive = \"w2\"")].concat();
+    let event = |at: u32, what: &str| format!("  - {{ at: {at}s, {what} }}\n");
+    let events = [event(4, "zombie: w2"), event(4, "kill: w3"), event(2, "revive: w2")].concat();
     let policy = "aimd".parse().expect("a law");
     for seed in 860..870 {
         let scenario = misfortune(&events, 3, 1.02, 0.93);
@@ -291,9 +270,8 @@ fn who_lost_its_seat_is_not_given_up_at_the_worker_that_it_left() {
 /// Once, a permit that was revoked before its owner knew of it was never returned.
 #[test]
 fn a_seat_that_is_lost_before_it_is_known_leaves_nothing_behind() {
-    let event = |at: u32, what: &str| format!("[[events]]\nat = \"{at}s\"\n{what}\n");
-    let events =
-        [event(2, "kv = 0.57"), event(1, "kv = 0.28"), event(0, "kill = \"w1\""), event(0, "kill = \"w2\"")];
+    let event = |at: u32, what: &str| format!("  - {{ at: {at}s, {what} }}\n");
+    let events = [event(2, "kv: 0.57"), event(1, "kv: 0.28"), event(0, "kill: w1"), event(0, "kill: w2")];
     let scenario = misfortune(&events.concat(), 3, 2.406_986_022_622_999_3, 0.0);
     let capacity = Capacity::measure(&scenario);
     for seed in [297, 444, 493, 675, 716, 813, 927, 967] {
@@ -304,8 +282,8 @@ fn a_seat_that_is_lost_before_it_is_known_leaves_nothing_behind() {
 /// Once, a request that lost two answers failed twice: it waited for a worker and was over.
 #[test]
 fn a_request_that_loses_several_answers_at_once_fails_once() {
-    let event = |at: u32, what: &str| format!("[[events]]\nat = \"{at}s\"\n{what}\n");
-    let scenario = misfortune(&[event(0, "output = 3.0"), event(2, "kv = 0.15")].concat(), 2, 1.16, 0.0);
+    let event = |at: u32, what: &str| format!("  - {{ at: {at}s, {what} }}\n");
+    let scenario = misfortune(&[event(0, "output: 3.0"), event(2, "kv: 0.15")].concat(), 2, 1.16, 0.0);
     let capacity = Capacity::measure(&scenario);
     for seed in [71, 102, 131] {
         assert_eq!(run(&scenario, Policy::Slots, seed, &capacity).defects, [""; 0], "{seed}");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use traffic_dam::config;
 use traffic_dam_lab::simulate::{Policy, Scenario, SimulatedRun, batch, plot, table};
 
 use super::{CommandError, print_line};
@@ -34,8 +35,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), CommandError> {
+    let read = arguments.scenarios.iter().map(|path| config::scenario(path));
     let scenarios: Vec<Scenario> =
-        arguments.scenarios.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
+        read.collect::<Result<_, _>>().map_err(|faults| CommandError::Usage(faults.to_string()))?;
     print_line(table::header().trim_end());
     let mut runs: Vec<(&Scenario, Vec<SimulatedRun>)> = Vec::new();
     let mut misses = Vec::new();
@@ -63,13 +65,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), CommandError> {
         return Ok(());
     }
     Err(CommandError::Unhealthy(format!("expectations missed:\n  {}", misses.join("\n  "))))
-}
-
-fn read(path: &Path) -> Result<Scenario, CommandError> {
-    let at = |problem: String| CommandError::Usage(format!("{}: {problem}", path.display()));
-    let text = fs::read_to_string(path).map_err(|error| at(error.to_string()))?;
-    let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    Scenario::parse(&name, &text).map_err(|fault| at(fault.to_string()))
 }
 
 fn unwritable(option: &str, path: &Path, error: &dyn std::fmt::Display) -> CommandError {

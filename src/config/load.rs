@@ -5,11 +5,16 @@ use std::fs::File as Opened;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::LazyLock;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use traffic_dam_lab::simulate::Scenario;
 
 use super::error::{ConfigError, ConfigErrors, Position};
 use super::file::ConfigFile;
 use super::settings::Settings;
-use super::source::{ErrorCollector, SettingPlace};
+use super::source::{ErrorCollector, SettingPath, SettingPlace};
 use super::syntax::Text;
 use super::tree::{Node, NodeKind};
 use super::validate::{Files, validate};
@@ -66,7 +71,7 @@ pub fn load(path: &Path, overrides: Overrides) -> Result<Settings, ConfigErrors>
 pub fn admin_port(path: &Path) -> Result<(SocketAddr, bool), ConfigErrors> {
     let bytes = read_bounded(path, LARGEST.saturating_add(1))
         .map_err(|error| ConfigErrors::unreadable(path, format!("the file cannot be read: {error}")))?;
-    let FileShape { file, .. } = parse_file(&bytes, path, &|name| std::env::var(name).ok())?;
+    let FileShape { file, .. } = settings_file(&bytes, path, &|name| std::env::var(name).ok())?;
     Ok((file.admin.listen.0, file.admin.tls.is_some()))
 }
 
@@ -89,15 +94,15 @@ pub fn from_str(text: &str, path: &Path, surroundings: LoadContext<'_>) -> Resul
 const FORMER_NAMES: [(&str, &str); 1] = [("dams", "gateways")];
 
 /// The valid part of a file, and its errors.
-struct FileShape {
-    file: ConfigFile,
+struct FileShape<T> {
+    file: T,
     place: SettingPlace,
     meant: Vec<String>,
     faults: Vec<ConfigError>,
 }
 
 fn from_bytes(bytes: &[u8], path: &Path, surroundings: LoadContext<'_>) -> Result<Settings, ConfigErrors> {
-    let FileShape { file, place, meant, faults } = parse_file(bytes, path, surroundings.variable)?;
+    let FileShape { file, place, meant, faults } = settings_file(bytes, path, surroundings.variable)?;
     let file = overridden(file, surroundings.overrides);
     let mut report = ErrorCollector::new(faults, meant);
     let directory = path.parent().unwrap_or(Path::new(""));
@@ -109,11 +114,57 @@ fn from_bytes(bytes: &[u8], path: &Path, surroundings: LoadContext<'_>) -> Resul
     }
 }
 
-fn parse_file(
+fn settings_file(
     bytes: &[u8],
     path: &Path,
     variable: &dyn Fn(&str) -> Option<String>,
-) -> Result<FileShape, ConfigErrors> {
+) -> Result<FileShape<ConfigFile>, ConfigErrors> {
+    let prepare = |document: &mut Node, faults: &mut Vec<ConfigError>| {
+        variables::substitute(document, variable, faults);
+        read_former_names(document, faults);
+    };
+    // The error may quote any value, so it is not shown.
+    let hidden = |_| "the schema admits a value that the settings do not".to_owned();
+    parse_file(bytes, path, schema::schema(), prepare, hidden)
+}
+
+/// Reads a scenario for `traffic-dam simulate`.
+///
+/// # Errors
+/// All errors of the file.
+pub fn scenario(path: &Path) -> Result<Scenario, ConfigErrors> {
+    let bytes = read_bounded(path, LARGEST.saturating_add(1))
+        .map_err(|error| ConfigErrors::unreadable(path, format!("the file cannot be read: {error}")))?;
+    scenario_from(&bytes, path)
+}
+
+/// Reads a scenario from `text`. Errors call it `path`.
+///
+/// # Errors
+/// All errors of the text.
+pub fn scenario_from(text: &[u8], path: &Path) -> Result<Scenario, ConfigErrors> {
+    static SCHEMA: LazyLock<Value> = LazyLock::new(schema::schema_of::<Scenario>);
+    let FileShape { file, place, meant, faults } =
+        parse_file::<Scenario>(text, path, &SCHEMA, |_, _| {}, |error| error.to_string())?;
+    let mut report = ErrorCollector::new(faults, meant);
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    let checked = file.checked(&name);
+    for (field, problem) in checked.as_ref().err().into_iter().flatten() {
+        report.fault(&SettingPath::root(&place).below(field), problem.as_str());
+    }
+    match (checked, report.into_faults()) {
+        (Ok(scenario), faults) if faults.is_empty() => Ok(scenario),
+        (_, faults) => Err(ConfigErrors::new(path, faults)),
+    }
+}
+
+fn parse_file<T: DeserializeOwned>(
+    bytes: &[u8],
+    path: &Path,
+    schema: &Value,
+    prepare: impl FnOnce(&mut Node, &mut Vec<ConfigError>),
+    bug: impl FnOnce(serde_json::Error) -> String,
+) -> Result<FileShape<T>, ConfigErrors> {
     if bytes.len() > LARGEST {
         return Err(ConfigErrors::unreadable(path, format!("the file is larger than {LARGEST} bytes")));
     }
@@ -132,14 +183,12 @@ fn parse_file(
     let Some(mut document) = document.or_else(|| faults.is_empty().then(Node::nothing)) else {
         return Err(ConfigErrors::new(path, faults));
     };
-    variables::substitute(&mut document, variable, &mut faults);
-    read_former_names(&mut document, &mut faults);
-    let sound = structure::compare(schema::schema(), document, &mut faults);
-    match serde_json::from_value::<ConfigFile>(sound.value) {
+    prepare(&mut document, &mut faults);
+    let sound = structure::compare(schema, document, &mut faults);
+    match serde_json::from_value(sound.value) {
         Ok(file) => Ok(FileShape { file, place: sound.place, meant: sound.meant, faults }),
-        Err(_) => {
-            // A bug in this program. The error may quote any value, so it is not shown.
-            let problem = "the schema admits a value that the settings do not".to_owned();
+        Err(error) => {
+            let problem = bug(error);
             faults.push(ConfigError { position: None, field: String::new(), problem, found: None });
             Err(ConfigErrors::new(path, faults))
         }

@@ -29,7 +29,7 @@ mod warnings;
 mod yaml;
 
 pub use error::{ConfigError, ConfigErrors, Position};
-pub use load::{LoadContext, Overrides, admin_port, from_str, load};
+pub use load::{LoadContext, Overrides, admin_port, from_str, load, scenario, scenario_from};
 pub use schema::schema;
 pub use settings::Settings;
 pub use syntax::Secret;

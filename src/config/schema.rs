@@ -7,6 +7,7 @@
 
 use std::sync::LazyLock;
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
@@ -16,16 +17,22 @@ use super::file::ConfigFile;
 #[must_use]
 pub fn schema() -> &'static Value {
     static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
-        // Everything is inlined, without `$ref`: no setting is recursive, and readers stay short.
-        let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-        let mut schema = settings.into_generator().into_root_schema_for::<ConfigFile>().to_value();
+        let mut schema = schema_of::<ConfigFile>();
         if let Value::Object(schema) = &mut schema {
             schema.insert("title".into(), "Settings of Traffic Dam".into());
-            tidy(schema);
         }
         schema
     });
     &SCHEMA
+}
+
+/// Returns the JSON Schema of a file of this shape.
+pub(super) fn schema_of<T: JsonSchema>() -> Value {
+    // Everything is inlined, without `$ref`: no setting is recursive, and readers stay short.
+    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    tidy_value(&mut schema);
+    schema
 }
 
 /// Returns the schemas that an `anyOf` or `oneOf` chooses from, or the schema itself.

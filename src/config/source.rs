@@ -35,6 +35,15 @@ impl<'a> SettingPath<'a> {
         self.child(key, || child_path(&self.field, key))
     }
 
+    /// Returns the setting at `field` below this one, such as `workers[0].slots`.
+    pub(super) fn below(&self, field: &str) -> Self {
+        let parts = field.split(['.', '[']).map(|part| (part, part.strip_suffix(']')));
+        parts.fold(self.clone(), |at, (key, index)| match index.and_then(|index| index.parse().ok()) {
+            Some(index) => at.index(index),
+            None => at.key(key),
+        })
+    }
+
     pub(super) fn index(&self, index: usize) -> Self {
         self.child(&index.to_string(), || format!("{}[{index}]", self.field))
     }

@@ -31,7 +31,10 @@ enum ScanState {
     ChunkEnd,
     /// In the lines after the last chunk.
     Trailers,
-    Body { left: u64, chunked: bool },
+    Body {
+        left: u64,
+        chunked: bool,
+    },
     Frames,
     /// Not scanning any more: an upgrade, or unintelligible bytes.
     Off,

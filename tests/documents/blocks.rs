@@ -7,8 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use traffic_dam::config::{LoadContext, Overrides, from_str};
-use traffic_dam_lab::simulate::Scenario;
+use traffic_dam::config::{LoadContext, Overrides, from_str, scenario_from};
 
 use super::pages::{Fence, Page, all};
 
@@ -61,10 +60,10 @@ fn every_scenario_of_the_manual_is_valid() {
     let pages = all();
     let manual = pages.iter().filter(|page| page.path.starts_with("docs/manual"));
     let fences: Vec<&Fence> =
-        manual.flat_map(|page| &page.fences).filter(|fence| fence.info == "toml").collect();
+        manual.flat_map(|page| &page.fences).filter(|fence| fence.info == "yaml scenario").collect();
     assert!(!fences.is_empty());
     for fence in fences {
-        Scenario::parse("manual", &fence.text).unwrap();
+        scenario_from(fence.text.as_bytes(), Path::new("manual.yaml")).unwrap();
     }
 }
 

@@ -29,7 +29,7 @@ pub struct CallersSection {
     /// How to treat a request that no key matches.
     pub anonymous: Anonymous,
     /// Default class. It is also the highest class that callers without a class may ask for.
-    pub default_class: ClassName,
+    pub default_class: Class,
     /// Whether workers get the caller's `authorization` header. They never get a key that the
     /// gateway knows.
     #[schemars(extend("x-default" = "true without `keys`, `stored` and `jwt`, false with them"))]
@@ -56,7 +56,7 @@ impl Default for CallersSection {
                 Text(HeaderName::from_static("x-api-key")),
             ]),
             anonymous: Anonymous::default(),
-            default_class: ClassName::default(),
+            default_class: Class::default(),
             forward_authorization: None,
             stored: CallerStore::default(),
             jwt: None,
@@ -134,29 +134,6 @@ pub enum Anonymous {
     Refuse,
 }
 
-/// Priority of a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ClassName {
-    /// served before all others
-    Critical,
-    /// a person waits for the answer
-    #[default]
-    Interactive,
-    /// nobody waits for the answer
-    Batch,
-}
-
-impl From<ClassName> for Class {
-    fn from(name: ClassName) -> Self {
-        match name {
-            ClassName::Critical => Self::Critical,
-            ClassName::Interactive => Self::Interactive,
-            ClassName::Batch => Self::Batch,
-        }
-    }
-}
-
 /// A caller known by its key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -171,7 +148,7 @@ pub struct CallerKeySection {
     pub team: Option<Text<Id>>,
     /// Class of the caller, and the highest class that its requests may ask for.
     #[schemars(extend("x-default" = "`callers.default_class`"))]
-    pub class: Option<ClassName>,
+    pub class: Option<Class>,
     /// Share of a contended pool, relative to the weights of other callers.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1000))]

@@ -5,10 +5,11 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ClassName, OneOrMany};
+use super::OneOrMany;
 use crate::config::syntax::{Glob, Rate, RuleName, Text};
 use crate::limit::rule::{Algorithm, Mode, OnLoss, Per};
 use crate::refusal::Unit;
+use crate::request::Class;
 
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -64,7 +65,7 @@ pub struct Matching {
     pub caller: Option<Text<Glob>>,
     /// Class of the request.
     #[schemars(extend("x-default" = "any"))]
-    pub class: Option<ClassName>,
+    pub class: Option<Class>,
 }
 
 /// Number of tokens reserved for an answer.

@@ -17,8 +17,8 @@ mod traffic;
 mod workers;
 
 pub use callers::{
-    Anonymous, BuiltinSource, CallerKeySection, CallerStore, CallersSection, ClaimNames, ClassName,
-    HeaderSource, Jwt, JwtAlgorithm, KeyLimit, SourceSection,
+    Anonymous, BuiltinSource, CallerKeySection, CallerStore, CallersSection, ClaimNames, HeaderSource, Jwt,
+    JwtAlgorithm, KeyLimit, SourceSection,
 };
 pub use concurrency::{Concurrency, ConcurrencyLimit, LimitFinder, Overflow, Queue, Reserve};
 pub use jobs::{JobsSection, NotBefore};

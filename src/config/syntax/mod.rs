@@ -25,6 +25,9 @@ use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use traffic_dam_lab::simulate::Policy;
+use traffic_dam_lab::simulate::scenario::{Bound, ScenarioDuration};
+
 use crate::openai::body::Pointer;
 
 /// A type of value that is written as text.
@@ -114,6 +117,28 @@ impl SyntaxName {
     }
 }
 
+/// Syntaxes of scenarios, whose types read themselves.
+const SCENARIO_CHECKS: [SyntaxName; 3] = [
+    SyntaxName {
+        name: "time",
+        expected: "a number of us, ms, s, m or h, such as `300us` or `1.5s`",
+        accepts: |text| text.parse::<ScenarioDuration>().is_ok(),
+        meant: |_| None,
+    },
+    SyntaxName {
+        name: "range",
+        expected: "a range: `>= 0.95`, `<= 1s`, `== 0`, or two of them with a comma",
+        accepts: |text| text.parse::<Bound>().is_ok(),
+        meant: |_| None,
+    },
+    SyntaxName {
+        name: "limit policy",
+        expected: "`none`, `slots`, a limit algorithm or a number above 0",
+        accepts: |text| text.parse::<Policy>().is_ok(),
+        meant: |_| None,
+    },
+];
+
 const CHECKS: [SyntaxName; 22] = [
     SyntaxName::of::<AllowedHost>(),
     SyntaxName::of::<Digest>(),
@@ -141,7 +166,7 @@ const CHECKS: [SyntaxName; 22] = [
 
 /// Returns the check with this name.
 pub(crate) fn check(name: &str) -> Option<&'static SyntaxName> {
-    CHECKS.iter().find(|check| check.name == name)
+    CHECKS.iter().chain(&SCENARIO_CHECKS).find(|check| check.name == name)
 }
 
 impl Syntax for SocketAddr {

@@ -40,7 +40,7 @@ pub(super) fn validate(
         trusted_proxies: callers.trusted_proxies.iter().map(|network| network.0.0).collect(),
         key_headers: callers.key_header.as_slice().iter().map(|header| header.0.clone()).collect(),
         anonymous: callers.anonymous == Anonymous::Allow,
-        default_class: callers.default_class.into(),
+        default_class: callers.default_class,
         forward_authorization: callers.forwards_authorization(),
         keys: callers
             .keys
@@ -49,7 +49,7 @@ pub(super) fn validate(
                 let models =
                     key.models.as_ref().map(|models| models.iter().map(|pattern| pattern.0.0.clone()));
                 let rights = CallerRights {
-                    class: key.class.map(Into::into),
+                    class: key.class,
                     team: key.team.as_ref().map(|team| team.0.0.clone()),
                     weight: key.weight,
                     limits: own_limits(&key.limits),

@@ -113,6 +113,6 @@ fn matching(limit: &RuleSection, at: &SettingPath<'_>, report: &mut ErrorCollect
         path: matching.path.as_ref().map(|pattern| pattern.0.0.clone()),
         model: matching.model.as_ref().map(|pattern| pattern.0.0.clone()),
         caller: matching.caller.as_ref().map(|pattern| pattern.0.0.clone()),
-        class: matching.class.map(Into::into),
+        class: matching.class,
     }
 }

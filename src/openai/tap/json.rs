@@ -49,7 +49,10 @@ enum JsonPlace {
     /// Outside of strings, elsewhere.
     Values,
     /// In a string: `name` if it is a name of this level, `escaped` after a backslash.
-    Text { name: bool, escaped: bool },
+    Text {
+        name: bool,
+        escaped: bool,
+    },
     Nothing,
 }
 

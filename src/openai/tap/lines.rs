@@ -8,7 +8,10 @@ pub(super) enum LineStep {
     /// One LF that belongs to the CR at the end of the chunk before.
     Rest,
     /// The rest of a line; `total` is its length with the line end.
-    Line { content: usize, total: usize },
+    Line {
+        content: usize,
+        total: usize,
+    },
     Open,
 }
 

@@ -35,17 +35,21 @@ pub use trace::{Trace, TraceId};
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Nanos;
 
 /// The priority of a request. Classes are ordered by priority; `Critical` is the greatest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
 pub enum Class {
-    /// Work nobody waits for.
+    /// nobody waits for the answer
     Batch,
-    /// A person waits.
+    /// a person waits for the answer
     #[default]
     Interactive,
-    /// Work that must be served before all other.
+    /// served before all others
     Critical,
 }
 

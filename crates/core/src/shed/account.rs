@@ -17,7 +17,7 @@ use super::contest::{CREDIT, Contest};
 
 /// Longest time for which a caller pays for what it took; five seconds with [`LOOK_EVERY`].
 ///
-/// In the simulation of `greedy-after-overload-told.toml` (one caller of ten sends 70 % of ten
+/// In the simulation of `greedy-after-overload-told.yaml` (one caller of ten sends 70 % of ten
 /// times the load, a second after another overload), Jain's index is 0.972 without a bound, 0.993
 /// with 5 s, 0.997 with 4 s and 0.998 with 3 s. The nine others get 0.97, 0.95, 0.94 and 0.93 of an
 /// equal share in the first seven seconds.

@@ -15,7 +15,7 @@ use crate::clock::Nanos;
 
 /// Seconds after which a refusal counts 1/e.
 ///
-/// In the simulation of `storm-and-calm-told.toml` (storms of 2 s at five times the load, each
+/// In the simulation of `storm-and-calm-told.yaml` (storms of 2 s at five times the load, each
 /// followed by a calm) 94 % of the returning clients are admitted, after an advised 2.9 s on
 /// average. Without a share for new requests and with even draws, 5 s admit 88 %, after 2.2 s.
 const MEMORY: f64 = 4.0;

@@ -82,13 +82,18 @@ pub(super) struct ConversationTurn {
 mod tests {
     use super::super::Scenario;
     use super::super::offered::{OfferedCallers, OfferedRequest};
+    use serde_json::{Value, json};
+
     use super::*;
+
+    fn scenario(value: Value) -> Scenario {
+        serde_json::from_value(value).unwrap()
+    }
 
     #[test]
     fn a_turn_begins_with_the_whole_text_before_it() {
-        let text =
-            "[requests]\nprompt = 300\nsession = { turns = 1000.0, system = 1024, system_share = 0.5 }";
-        let scenario = Scenario::parse("x", text).unwrap();
+        let session = json!({ "turns": 1000.0, "system": 1024, "system_share": 0.5 });
+        let scenario = scenario(json!({ "requests": { "prompt": 300, "session": session } }));
         let people = OfferedCallers::of(&scenario);
         let mut random = Rng::with_seed(3);
         let firsts: Vec<_> = (0..40).map(|_| people.draw(&scenario, 1.0, &mut random)).collect();
@@ -108,8 +113,8 @@ mod tests {
 
     #[test]
     fn conversations_have_the_turns_they_are_given() {
-        let text = "[requests]\nprompt = 10\noutput = 5\nsession = { turns = 4.0, message = 10 }";
-        let scenario = Scenario::parse("x", text).unwrap();
+        let session = json!({ "turns": 4.0, "message": 10 });
+        let scenario = scenario(json!({ "requests": { "prompt": 10, "output": 5, "session": session } }));
         let people = OfferedCallers::of(&scenario);
         let mut random = Rng::with_seed(3);
         let mut turns = 0;

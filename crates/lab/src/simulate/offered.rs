@@ -175,6 +175,8 @@ impl Spread {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn mean(spread: Spread) -> f64 {
@@ -192,8 +194,9 @@ mod tests {
 
     #[test]
     fn shares_that_nobody_claims_are_split_evenly() {
-        let text = "[[callers]]\nname = \"heavy\"\ncount = 1\nshare = 0.7\n[[callers]]\ncount = 3";
-        let people = OfferedCallers::of(&Scenario::parse("x", text).unwrap());
+        let callers = json!([{ "name": "heavy", "count": 1, "share": 0.7 }, { "count": 3 }]);
+        let scenario: Scenario = serde_json::from_value(json!({ "callers": callers })).unwrap();
+        let people = OfferedCallers::of(&scenario);
         let shares: Vec<f64> = people.all.iter().map(|person| person.share).collect();
         assert_eq!(&*people.all[0].name, "heavy");
         assert!(shares.iter().zip([0.7, 0.1, 0.1, 0.1]).all(|(share, wanted)| (share - wanted).abs() < 1e-9));
@@ -201,8 +204,8 @@ mod tests {
 
     #[test]
     fn a_share_that_is_claimed_later_is_taken_from_the_others() {
-        let text = "[[callers]]\nname = \"heavy\"\ncount = 1\n[[callers]]\nname = \"light\"\ncount = 3";
-        let scenario = Scenario::parse("x", text).unwrap();
+        let callers = json!([{ "name": "heavy", "count": 1 }, { "name": "light", "count": 3 }]);
+        let scenario: Scenario = serde_json::from_value(json!({ "callers": callers })).unwrap();
         let mut people = OfferedCallers::of(&scenario);
         assert!(people.all.iter().all(|person| (person.share - 0.25).abs() < 1e-9));
         people.claim(&scenario, &BTreeMap::from([("heavy".to_owned(), 0.7)]));

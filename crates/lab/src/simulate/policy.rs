@@ -3,16 +3,18 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use traffic_dam_core::shed::settings::LimitAlgorithmKind;
 
 /// How the limit of concurrent requests is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "WrittenPolicy")]
 pub enum Policy {
     /// No limit: every request goes to a worker at once.
     None,
-    /// The workers' slots, reported to the gateway even if the scenario says `told = false`.
+    /// The workers' slots, reported to the gateway even if the scenario says `told: false`.
     Slots,
     /// The same limit for each worker.
     Fixed(u32),
@@ -69,27 +71,22 @@ impl fmt::Display for Policy {
     }
 }
 
-impl<'de> Deserialize<'de> for Policy {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PolicyVisitor;
+/// A [`Policy`] as written in a scenario.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum WrittenPolicy {
+    Limit(#[schemars(range(min = 1))] u32),
+    Name(#[schemars(extend("x-syntax" = "limit policy"))] String),
+}
 
-        impl Visitor<'_> for PolicyVisitor {
-            type Value = Policy;
+impl TryFrom<WrittenPolicy> for Policy {
+    type Error = String;
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of a limit algorithm, or a number")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Policy, E> {
-                text.parse().map_err(E::custom)
-            }
-
-            fn visit_i64<E: Error>(self, limit: i64) -> Result<Policy, E> {
-                self.visit_str(&limit.to_string())
-            }
+    fn try_from(written: WrittenPolicy) -> Result<Self, String> {
+        match written {
+            WrittenPolicy::Limit(limit) => Ok(Self::Fixed(limit)),
+            WrittenPolicy::Name(name) => name.parse(),
         }
-
-        deserializer.deserialize_any(PolicyVisitor)
     }
 }
 

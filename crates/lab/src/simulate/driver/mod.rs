@@ -36,22 +36,43 @@ const READ: u64 = 0x7ead_7ed0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum ScheduledEvent {
     /// The next request arrives, unless the load has changed since it was planned.
-    Arrival { generation: u32 },
-    Ask { call: usize },
+    Arrival {
+        generation: u32,
+    },
+    Ask {
+        call: usize,
+    },
     /// A worker's step ends.
-    Step { machine: usize },
+    Step {
+        machine: usize,
+    },
     /// A wait in a gateway's queue expires.
-    Expiry { dam: usize },
+    Expiry {
+        dam: usize,
+    },
     Housekeeping,
     /// A request's attempt number `sent` times out.
-    Due { call: usize, sent: u32 },
+    Due {
+        call: usize,
+        sent: u32,
+    },
     /// A stream times out that has yielded nothing since token `seen`.
-    Idle { call: usize, seen: u64 },
-    Event { place: usize },
+    Idle {
+        call: usize,
+        seen: u64,
+    },
+    Event {
+        place: usize,
+    },
     /// A worker's event reaches the gateway.
-    Reaches { machine: usize, event: Delivery },
+    Reaches {
+        machine: usize,
+        event: Delivery,
+    },
     /// The gateways resume after a stall.
-    Resumed { since: Nanos },
+    Resumed {
+        since: Nanos,
+    },
     /// One second has passed.
     Second,
 }

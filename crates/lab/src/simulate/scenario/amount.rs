@@ -1,13 +1,14 @@
 //! Value types of scenario files: durations with units, and distributions of token counts.
 
-use std::fmt;
 use std::time::Duration;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 /// A duration as people write it: `250ms`, `1.5s`, `2m`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(extend("x-syntax" = "time"))]
 pub struct ScenarioDuration(pub Duration);
 
 impl ScenarioDuration {
@@ -48,14 +49,17 @@ impl std::str::FromStr for ScenarioDuration {
     }
 }
 
-impl<'de> Deserialize<'de> for ScenarioDuration {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+impl TryFrom<String> for ScenarioDuration {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 
 /// Distribution of a token count over requests.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(try_from = "WrittenSpread")]
 pub struct Spread {
     /// Mean in tokens, before `max` cuts.
     pub mean: f64,
@@ -66,7 +70,7 @@ pub struct Spread {
 }
 
 /// Shape of a [`Spread`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, JsonSchema)]
 pub enum SpreadShape {
     /// Constant: always the mean.
     Fixed,
@@ -93,68 +97,46 @@ impl Spread {
     }
 }
 
-/// The table form of a [`Spread`].
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SpreadTable {
-    mean: f64,
-    sigma: Option<f64>,
-    pareto: Option<f64>,
-    max: Option<u32>,
+/// A [`Spread`] as written.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum WrittenSpread {
+    Tokens(#[schemars(range(min = 1, max = 1_000_000))] u32),
+    Table(SpreadTable),
 }
 
-impl<'de> Deserialize<'de> for Spread {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AmountVisitor;
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SpreadTable {
+    #[schemars(range(min = 1, max = 1_000_000))]
+    mean: f64,
+    #[schemars(range(min = 0, max = 4))]
+    sigma: Option<f64>,
+    #[schemars(range(min = 1.01, max = 100))]
+    pareto: Option<f64>,
+    #[serde(default = "longest")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    max: u32,
+}
 
-        impl<'de> Visitor<'de> for AmountVisitor {
-            type Value = Spread;
+const fn longest() -> u32 {
+    LONGEST
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(
-                    "a number of tokens, or { mean = 200, sigma = 0.8 }, or { mean = 200, pareto = 1.5 }",
-                )
-            }
+impl TryFrom<WrittenSpread> for Spread {
+    type Error = &'static str;
 
-            fn visit_i64<E: Error>(self, tokens: i64) -> Result<Spread, E> {
-                u32::try_from(tokens)
-                    .ok()
-                    .filter(|tokens| (1..=LONGEST).contains(tokens))
-                    .map(Spread::fixed)
-                    .ok_or_else(|| E::custom(format_args!("{tokens} tokens: must be 1 to {LONGEST}")))
-            }
-
-            fn visit_u64<E: Error>(self, tokens: u64) -> Result<Spread, E> {
-                self.visit_i64(i64::try_from(tokens).unwrap_or(i64::MAX))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Spread, A::Error> {
-                let table = SpreadTable::deserialize(MapAccessDeserializer::new(map))?;
-                let wrong = |text: String| Err(A::Error::custom(text));
-                if !(1.0..=f64::from(LONGEST)).contains(&table.mean) {
-                    return wrong(format!("mean = {}: must be 1 to {LONGEST}", table.mean));
-                }
-                let shape = match (table.sigma, table.pareto) {
-                    (Some(_), Some(_)) => return wrong("give `sigma` or `pareto`, not both".to_owned()),
-                    (Some(sigma), None) if !(0.0..=4.0).contains(&sigma) => {
-                        return wrong(format!("sigma = {sigma}: must be 0 to 4"));
-                    }
-                    (None, Some(pareto)) if !(pareto > 1.0 && pareto <= 100.0) => {
-                        return wrong(format!(
-                            "pareto = {pareto}: must be above 1 (at 1 there is no mean), up to 100"
-                        ));
-                    }
-                    (Some(sigma), None) => SpreadShape::LogNormal(sigma),
-                    (None, Some(pareto)) => SpreadShape::Pareto(pareto),
-                    (None, None) => SpreadShape::Fixed,
-                };
-                match table.max.unwrap_or(LONGEST) {
-                    max @ 1..=LONGEST => Ok(Spread { mean: table.mean, shape, max }),
-                    max => wrong(format!("max = {max}: must be 1 to {LONGEST}")),
-                }
-            }
-        }
-
-        deserializer.deserialize_any(AmountVisitor)
+    fn try_from(written: WrittenSpread) -> Result<Self, Self::Error> {
+        let SpreadTable { mean, sigma, pareto, max } = match written {
+            WrittenSpread::Tokens(tokens) => return Ok(Self::fixed(tokens)),
+            WrittenSpread::Table(table) => table,
+        };
+        let shape = match (sigma, pareto) {
+            (Some(_), Some(_)) => return Err("give `sigma` or `pareto`, not both"),
+            (Some(sigma), None) => SpreadShape::LogNormal(sigma),
+            (None, Some(pareto)) => SpreadShape::Pareto(pareto),
+            (None, None) => SpreadShape::Fixed,
+        };
+        Ok(Self { mean, shape, max })
     }
 }

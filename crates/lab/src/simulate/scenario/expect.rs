@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::ScenarioDuration;
 
@@ -36,7 +37,9 @@ pub(super) const FIGURES: [&str; 25] = [
 ];
 
 /// Expected range of a figure. Durations count in seconds.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(extend("x-syntax" = "range"))]
 pub struct Bound {
     text: String,
     least: f64,
@@ -88,8 +91,10 @@ impl std::str::FromStr for Bound {
     }
 }
 
-impl<'de> Deserialize<'de> for Bound {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+impl TryFrom<String> for Bound {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::ScenarioDuration;
@@ -10,7 +11,7 @@ use crate::simulate::Policy;
 use traffic_dam_core::shed::settings::GateSettings;
 
 /// Latency SLOs.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScenarioSlo {
     /// TTFT SLO.
@@ -39,16 +40,19 @@ impl ScenarioSlo {
 }
 
 /// A group of equal workers.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkerGroup {
     /// Number of workers.
     pub count: u32,
     /// Sequences that a worker decodes at once.
+    #[schemars(range(min = 1, max = 16_384))]
     pub slots: u32,
     /// Size of a worker's KV cache, in tokens.
+    #[schemars(range(min = 2))]
     pub kv_tokens: u64,
     /// Prompt tokens that a worker reads per second.
+    #[schemars(range(min = 1))]
     pub prefill_rate: u32,
     /// Time each request takes before it reaches the batch.
     pub prefill_base: ScenarioDuration,
@@ -67,24 +71,28 @@ pub struct WorkerGroup {
 }
 
 /// Time to first token of prompts read outside the batch. If `median` is 0, the batch reads them.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FirstToken {
     /// Median for prompts that are not cached.
     pub median: ScenarioDuration,
     /// Standard deviation of the logarithm of that time.
+    #[schemars(range(min = 0, max = 4))]
     pub sigma: f64,
     /// Minimum for prompts that are not cached.
     pub least: ScenarioDuration,
     /// Maximum before spikes; no bound if absent.
     pub most: Option<ScenarioDuration>,
     /// Share of prompts that are cached.
+    #[schemars(range(min = 0, max = 1))]
     pub cached_share: f64,
     /// Time for cached prompts.
     pub cached: ScenarioDuration,
     /// Share of requests whose time is multiplied by `spike_factor`.
+    #[schemars(range(min = 0, max = 1))]
     pub spike_share: f64,
     /// Factor of a spike.
+    #[schemars(range(min = 0, max = 1000))]
     pub spike_factor: f64,
 }
 
@@ -158,14 +166,16 @@ impl WorkerGroup {
 }
 
 /// Settings of the gateway. Defaults are those of the gateway's configuration.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewaySection {
     /// Number of independent gateways for the same fleet, each with its share of the load.
+    #[schemars(range(min = 1, max = 64))]
     pub count: u32,
     /// Limit policy, if the command line names none: an algorithm, `slots`, `none`, or a number.
     pub law: Policy,
     /// Throughput of several workers together, relative to the sum of each alone.
+    #[schemars(range(min = 0.01, max = 1))]
     pub fleet_factor: f64,
     /// Maximum number of waiting requests.
     pub queue_length: usize,
@@ -174,8 +184,10 @@ pub struct GatewaySection {
     /// `true` to choose workers by the prefixes of prompts, as with `concurrency.prefix: auto`.
     pub prefix: bool,
     /// Share of the limit reserved for `critical`.
+    #[schemars(range(min = 0, max = 1))]
     pub reserve_critical: f64,
     /// Share of the limit reserved for `interactive` and above.
+    #[schemars(range(min = 0, max = 1))]
     pub reserve_interactive: f64,
     /// Timeout for the first token of a stream.
     pub first_token: ScenarioDuration,

@@ -2,26 +2,32 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{ScenarioDuration, Sessions, Spread};
 use traffic_dam_core::request::Class;
 
 /// Offered load.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OfferedLoad {
     /// Load as a multiple of what the healthy fleet can serve of the offered mix.
+    #[schemars(range(min = 0, max = 1_000_000))]
     pub times: Option<f64>,
     /// Load in requests per second.
+    #[schemars(range(min = 0, max = 1_000_000))]
     pub rate: Option<f64>,
     /// Distribution of the gaps between requests.
     pub arrivals: Arrivals,
     /// Share of clients that ask again after a refusal.
+    #[schemars(range(min = 0, max = 1))]
     pub retry_share: f64,
     /// Number of times they ask in all.
+    #[schemars(range(min = 1, max = 100))]
     pub attempts: u32,
     /// Share of them that wait for `Retry-After`; the others ask again after `impatience`.
+    #[schemars(range(min = 0, max = 1))]
     pub honour: f64,
     /// Wait of the others.
     pub impatience: ScenarioDuration,
@@ -45,7 +51,7 @@ impl Default for OfferedLoad {
 }
 
 /// Distribution of the gaps between requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Arrivals {
     /// Exponential gaps: arrivals are independent.
@@ -55,7 +61,7 @@ pub enum Arrivals {
 }
 
 /// Properties of requests.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RequestShape {
     /// Tokens of the prompt.
@@ -63,12 +69,16 @@ pub struct RequestShape {
     /// Tokens of the answer, before `max_tokens` cuts it.
     pub output: Spread,
     /// Limit on output tokens that the client sends.
+    #[schemars(range(min = 1))]
     pub max_tokens: Option<u32>,
     /// Share of the answers that are streamed.
+    #[schemars(range(min = 0, max = 1))]
     pub streamed: f64,
     /// Number of answers (`n`) of the requests in `n_share`.
+    #[schemars(range(min = 1, max = 128))]
     pub n: u32,
     /// Share of requests for `n` answers; the others want one.
+    #[schemars(range(min = 0, max = 1))]
     pub n_share: f64,
     /// Conversations; without it each request stands alone.
     pub session: Option<Sessions>,
@@ -89,19 +99,21 @@ impl Default for RequestShape {
 }
 
 /// A group of equal callers.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EqualCallers {
     /// Prefix of their names.
     pub name: String,
     /// Number of callers.
+    #[schemars(range(min = 1, max = 10_000))]
     pub count: u32,
     /// Share of the load of all of them together; by default an even part of the rest.
+    #[schemars(range(min = 0, max = 1))]
     pub share: Option<f64>,
     /// Weight in the fair queue.
+    #[schemars(range(min = 1))]
     pub weight: u32,
     /// Priority class.
-    #[serde(deserialize_with = "class")]
     pub class: Class,
     /// Properties of their requests, if they differ from the scenario's.
     pub requests: Option<RequestShape>,
@@ -120,31 +132,26 @@ impl Default for EqualCallers {
     }
 }
 
-fn class<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Class, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    Class::parse(&name).ok_or_else(|| {
-        serde::de::Error::custom(format_args!(
-            "`{name}` is not a class: must be `batch`, `interactive` or `critical`"
-        ))
-    })
-}
-
 /// An event at one moment; several things may happen at once.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScenarioEvent {
     /// Time since the start.
     pub at: ScenarioDuration,
     /// New offered load, as [`OfferedLoad::times`].
+    #[schemars(range(min = 0, max = 1_000_000))]
     pub times: Option<f64>,
     /// New offered load, as [`OfferedLoad::rate`].
+    #[schemars(range(min = 0, max = 1_000_000))]
     pub rate: Option<f64>,
     /// New shares of the load by group of callers, as [`EqualCallers::share`].
     #[serde(default)]
     pub shares: BTreeMap<String, f64>,
     /// New factor of answer lengths, relative to the mix.
+    #[schemars(range(min = 0.001, max = 1000))]
     pub output: Option<f64>,
     /// New share of its KV cache that every worker has, unknown to the gateway.
+    #[schemars(range(min = 0.001, max = 1))]
     pub kv: Option<f64>,
     /// Worker that dies: its connections break, and new ones are refused.
     pub kill: Option<String>,
@@ -156,6 +163,7 @@ pub struct ScenarioEvent {
     pub stall: Option<StallEvent>,
     /// New share of its slots that every worker has, unknown to the gateway. The youngest sequences
     /// return to the queue.
+    #[schemars(range(min = 0.001, max = 1))]
     pub slots: Option<f64>,
     /// New network delay of everything that a worker sends.
     pub network: Option<ScenarioDuration>,
@@ -167,7 +175,7 @@ pub struct ScenarioEvent {
 }
 
 /// A pause after which work goes on as before.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StallEvent {
     /// A worker's name, `workers`, `gateways` (gateways), or `clock`: the clock jumps ahead instead.
@@ -179,7 +187,7 @@ pub struct StallEvent {
 }
 
 /// An extra request.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExtraRequest {
     /// Tokens of its prompt.

@@ -1,7 +1,7 @@
-//! Scenario files: what to simulate.
+//! Scenarios: what to simulate.
 //!
-//! Everything has a default, so a file names only what it is about. Unknown keys are errors: a
-//! silently ignored misspelt setting would be believed to have been simulated.
+//! Everything has a default, so a file names only what it is about. The gateway reads scenarios as
+//! it reads its settings, by the schema of these types.
 
 mod amount;
 mod check;
@@ -12,6 +12,7 @@ mod session;
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use amount::{ScenarioDuration, Spread, SpreadShape};
@@ -21,7 +22,7 @@ pub use load::{Arrivals, EqualCallers, ExtraRequest, OfferedLoad, RequestShape, 
 pub use session::Sessions;
 
 /// A scenario: a fleet, its SLOs, a gateway, and the offered load.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
     /// Name in tables; the file's name by default.
@@ -53,6 +54,7 @@ pub struct Scenario {
     pub requests: RequestShape,
     /// Callers, in groups of equal ones.
     #[serde(default = "default_callers")]
+    #[schemars(length(min = 1))]
     pub callers: Vec<EqualCallers>,
     /// Events during the run, sorted by time.
     #[serde(default)]
@@ -81,31 +83,22 @@ fn default_callers() -> Vec<EqualCallers> {
     vec![EqualCallers::default()]
 }
 
-/// Why a scenario file is invalid.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ScenarioError {
-    /// The file cannot be parsed: position and reason.
-    #[error("{0}")]
-    Syntax(String),
-    /// Invalid values, each with its field.
-    #[error("{}", .0.join("\n"))]
-    Values(Vec<String>),
-}
+/// An error of a scenario: the field, and what is wrong with it.
+pub type ScenarioError = (String, String);
 
 impl Scenario {
-    /// Parses a scenario file. `name` is used if the file gives none.
+    /// Checks values against each other, and sorts the events. The schema checks single values.
+    /// `name` is used if the scenario has none.
     ///
     /// # Errors
-    /// All errors of the file.
-    pub fn parse(name: &str, text: &str) -> Result<Self, ScenarioError> {
-        let mut scenario: Self =
-            toml::from_str(text).map_err(|error| ScenarioError::Syntax(error.to_string()))?;
-        if scenario.name.is_empty() {
-            name.clone_into(&mut scenario.name);
+    /// All errors, each with its field.
+    pub fn checked(mut self, name: &str) -> Result<Self, Vec<ScenarioError>> {
+        if self.name.is_empty() {
+            name.clone_into(&mut self.name);
         }
-        scenario.events.sort_by_key(|event| event.at);
-        let faults = scenario.check();
-        if faults.is_empty() { Ok(scenario) } else { Err(ScenarioError::Values(faults)) }
+        let faults = self.check();
+        self.events.sort_by_key(|event| event.at);
+        if faults.is_empty() { Ok(self) } else { Err(faults) }
     }
 
     /// Returns the number of workers.
