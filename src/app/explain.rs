@@ -14,7 +14,7 @@ use crate::limit::denial::quota_in_words;
 use crate::limit::{ExpectedCost, Explained, RuleView, Served, Subject};
 use crate::models::ModelTable;
 use crate::openai::kinds::{self, Output};
-use crate::request::{CallerRights, Class, Kind};
+use crate::request::{CallerId, CallerNamespace, CallerRights, Class, Kind};
 
 /// Default path of a query.
 const PATH: &str = "/v1/chat/completions";
@@ -109,7 +109,9 @@ fn shown(explained: &Explained, subject: &Subject<'_>) -> Value {
 impl App {
     /// Returns the rights of the caller, if it has a key.
     fn rights(&self, settings: &Settings, caller: &str) -> Option<CallerRights> {
-        let id = caller.strip_prefix("key:")?;
+        let CallerId { namespace: CallerNamespace::Key, name: id } = CallerId::parse(caller)? else {
+            return None;
+        };
         if let Some(key) = settings.callers.keys.iter().find(|key| *key.id == *id) {
             return Some(key.rights.clone());
         }

@@ -28,7 +28,9 @@ use crate::net::fields::elements_of;
 use crate::redis::callers::StoredCallers;
 use crate::refusal::{Reason, Refusal};
 use crate::request::network_of;
-use crate::request::{Caller, CallerRights, Class, Forwarding, KeyOwner, Peer, RequestRecord};
+use crate::request::{
+    Caller, CallerId, CallerNamespace, CallerRights, Class, Forwarding, KeyOwner, Peer, RequestRecord,
+};
 
 /// Request header that lowers the request's own class.
 pub const CLASS_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-class");
@@ -93,8 +95,8 @@ pub struct KnownCallers {
 /// The owner of a request's key or token.
 #[derive(Debug)]
 struct Owner {
-    /// Namespace of the id: `key` or `jwt`.
-    namespace: &'static str,
+    /// Key or token.
+    namespace: CallerNamespace,
     id: Arc<str>,
     rights: CallerRights,
 }
@@ -163,10 +165,11 @@ impl KnownCallers {
             return Err(Refusal::new(Reason::Unauthorized, message));
         }
         let identity = self.settings.from.iter().find_map(|source| match source {
-            IdentitySource::ApiKey => owner.as_ref().map(|owner| format!("{}:{}", owner.namespace, owner.id)),
-            IdentitySource::Header(name) if trusted => {
-                identity_header(headers, name).map(|value| format!("hdr:{value}"))
-            }
+            IdentitySource::ApiKey => owner
+                .as_ref()
+                .map(|owner| CallerId { namespace: owner.namespace, name: &owner.id }.to_string()),
+            IdentitySource::Header(header) if trusted => identity_header(headers, header)
+                .map(|name| CallerId { namespace: CallerNamespace::Header, name }.to_string()),
             IdentitySource::Header(_) => None,
             IdentitySource::Ip => Some(address_id(client_ip)),
         });
@@ -241,7 +244,7 @@ impl KnownCallers {
     fn owner_of_key(&self, digest: &[u8; 32]) -> Option<Owner> {
         let owner = |key: &KeyOwner| {
             bool::from(key.sha256.ct_eq(digest)).then(|| Owner {
-                namespace: "key",
+                namespace: CallerNamespace::Key,
                 id: Arc::clone(&key.id),
                 rights: key.rights.clone(),
             })
@@ -254,7 +257,7 @@ impl KnownCallers {
     fn owner_of_token(&self, secret: &[u8], digest: &[u8; 32]) -> Option<Result<Owner, TokenError>> {
         let tokens = self.tokens.as_ref().filter(|_| looks_like_a_token(secret))?;
         Some(tokens.check(secret, digest, unix_seconds()).map(|bearer| Owner {
-            namespace: "jwt",
+            namespace: CallerNamespace::Token,
             id: Arc::clone(&bearer.id),
             rights: bearer.rights.clone(),
         }))
@@ -305,7 +308,7 @@ fn identity_header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h 
     (!value.is_empty() && value.len() <= LONGEST).then_some(value)
 }
 
-/// Returns `ip:` and the address; for IPv6 the /64 network, which one subscriber has.
+/// Returns the [`CallerId`] of an address; for IPv6 the /64 network, which one subscriber has.
 fn address_id(address: IpAddr) -> String {
     match network_of(address) {
         IpAddr::V4(v4) => format!("ip:{v4}"),

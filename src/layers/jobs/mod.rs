@@ -41,7 +41,7 @@ use crate::layers::buffers::Buffers;
 use crate::layers::paths::JOBS;
 use crate::redis::jobs::{JobLimits, JobQueue, KeyClaim};
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Caller, Ending, Payload, RequestCost, RequestRecord};
+use crate::request::{Caller, CallerId, CallerNamespace, Ending, Payload, RequestCost, RequestRecord};
 
 /// Header that asks for an asynchronous answer.
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -109,7 +109,10 @@ pub struct Jobs<S> {
 
 /// Returns the caller if an API key or a token identified it; only such callers may use jobs.
 fn named(caller: Option<&Caller>) -> Result<&Caller, Refusal> {
-    let shown = |caller: &&Caller| ["key:", "jwt:"].iter().any(|space| caller.id.starts_with(space));
+    let shown = |caller: &&Caller| {
+        let namespace = CallerId::parse(&caller.id).map(|id| id.namespace);
+        matches!(namespace, Some(CallerNamespace::Key | CallerNamespace::Token))
+    };
     caller.filter(shown).ok_or_else(|| {
         Refusal::new(Reason::Unauthorized, "Jobs are private to their caller; send an API key.")
     })

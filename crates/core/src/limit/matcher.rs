@@ -3,7 +3,7 @@
 use super::rule::Match;
 use super::subject::Subject;
 use crate::glob::Glob;
-use crate::request::Class;
+use crate::request::{CallerId, Class};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Matcher {
@@ -35,8 +35,8 @@ impl Matcher {
                 None => subject.served.default_models.iter().any(|served| glob.overlaps(served)),
             })
             && self.caller.as_ref().is_none_or(|glob| {
-                let bare = subject.caller.split_once(':').map(|(_, bare)| bare);
-                glob.matches(subject.caller) || bare.is_some_and(|bare| glob.matches(bare))
+                let id = CallerId::parse(subject.caller);
+                glob.matches(subject.caller) || id.is_some_and(|id| glob.matches(id.name))
             })
     }
 }

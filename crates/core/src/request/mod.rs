@@ -5,6 +5,7 @@
 
 mod allowed;
 mod answer_headers;
+mod caller_id;
 mod explaining;
 mod forwarding;
 mod network;
@@ -18,6 +19,7 @@ mod trace;
 
 pub use allowed::AllowedModels;
 pub use answer_headers::AnswerHeaders;
+pub use caller_id::{CallerId, CallerNamespace};
 pub use explaining::Explaining;
 pub use forwarding::{
     DecodedPath, Forwarding, GatewayRequest, ModelPart, Peer, PreviousResponse, RouteTimeouts, ToWorker,
@@ -83,7 +85,7 @@ impl fmt::Display for Class {
 /// The caller of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The namespaced identity: `key:team-a`, `hdr:42`, `ip:192.0.2.1`, `ip:2001:db8::/64`.
+    /// Its [`CallerId`] as text: `key:team-a`, `hdr:42`, `ip:192.0.2.1`, `ip:2001:db8::/64`.
     pub id: Arc<str>,
     /// The caller's team.
     pub team: Option<Arc<str>>,
