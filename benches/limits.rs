@@ -91,7 +91,7 @@ fn one_key(cases: &mut Cases) {
     fn direct<M: Meter + 'static>(cases: &mut Cases, clock: &'static Clock, subject: &'static str, meter: M) {
         let limiter = leak(Direct::new(meter));
         cases.add("1 key", subject, move |_, _| {
-            black_box(limiter.charge(1, clock.now()).is_ok());
+            black_box(limiter.charge(None, 1, clock.now()).is_ok());
         });
     }
     direct(cases, clock, "token bucket", TokenBucket::new(wide()));
@@ -106,7 +106,7 @@ fn one_key(cases: &mut Cases) {
     let clock = leak(Clock::manual(Nanos::from_secs(1)));
     let limiter = leak(Direct::new(TokenBucket::new(wide())));
     cases.add("1 key, time given", "token bucket", move |_, _| {
-        black_box(limiter.charge(1, clock.now()).is_ok());
+        black_box(limiter.charge(None, 1, clock.now()).is_ok());
     });
     let limiter = leak(RateLimiter::direct_with_clock(governors(), FakeRelativeClock::default()));
     cases.add("1 key, time given", "governor", |_, _| {
@@ -117,7 +117,7 @@ fn one_key(cases: &mut Cases) {
     let clock = leak(Clock::system());
     let limiter = leak(Direct::new(TokenBucket::new(hourly)));
     cases.add("1 key, refused", "token bucket", move |_, _| {
-        black_box(limiter.charge(1, clock.now()).is_ok());
+        black_box(limiter.charge(None, 1, clock.now()).is_ok());
     });
     let limiter = leak(RateLimiter::direct(governor::Quota::per_hour(NonZeroU32::MIN)));
     cases.add("1 key, refused", "governor", |_, _| {
@@ -128,7 +128,7 @@ fn one_key(cases: &mut Cases) {
 fn filled<M: Meter>(meter: M, keys: Range<u32>, hasher: &DefaultHashBuilder) -> KeyedState<M> {
     let table = KeyedState::new(meter, KEYS);
     for key in keys {
-        black_box(table.charge(hasher.hash_one(u64::from(key)), 1, Nanos::from_secs(1)).is_ok());
+        black_box(table.charge(None, hasher.hash_one(u64::from(key)), 1, Nanos::from_secs(1)).is_ok());
     }
     table
 }
@@ -147,7 +147,7 @@ fn number_keys(cases: &mut Cases, row: &str, drawn: &'static [u32]) {
         let table = leak(filled(meter, keys_of(drawn), hasher));
         cases.add(row, subject, move |_, number| {
             let key = hasher.hash_one(u64::from(drawn[number % DRAWN]));
-            black_box(table.charge(key, 1, clock.now()).is_ok());
+            black_box(table.charge(None, key, 1, clock.now()).is_ok());
         });
     }
     keyed(cases, (row, "token bucket"), (clock, hasher), TokenBucket::new(wide()), drawn);
@@ -256,7 +256,7 @@ fn newcomers(cases: &mut Cases) {
     let quota = Quota { limit: 1, period: Duration::from_secs(3_600), burst: 1 };
     let table = leak(filled(TokenBucket::new(quota), ALL, hasher));
     cases.add("new keys, 1M live", "token bucket", move |_, number| {
-        black_box(table.charge(hasher.hash_one(KEYS + number), 1, Nanos::from_secs(2)).is_ok());
+        black_box(table.charge(None, hasher.hash_one(KEYS + number), 1, Nanos::from_secs(2)).is_ok());
     });
 }
 

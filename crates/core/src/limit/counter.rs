@@ -55,32 +55,19 @@ impl<M: Meter> RuleCounter for Direct<M> {
         by: Option<QuotaOverride>,
         now: Nanos,
     ) -> Result<ChargedCell, Shortage> {
-        let charged = match by {
-            None => Self::charge(self, amount, now),
-            Some(by) => self.charge_by(&M::of(by), amount, now),
-        };
-        charged.map(|mark| ChargedCell { place: None, mark })
+        Self::charge(self, by, amount, now).map(|mark| ChargedCell { place: None, mark })
     }
 
     fn correct(&self, hold: ChargedCell, reserved: u64, actual: u64, by: Option<QuotaOverride>, now: Nanos) {
-        match by {
-            None => Self::correct(self, hold.mark, reserved, actual, now),
-            Some(by) => self.correct_by(&M::of(by), hold.mark, (reserved, actual), now),
-        }
+        Self::correct(self, by, hold.mark, (reserved, actual), now);
     }
 
     fn shortage(&self, _key: u64, amount: u64, by: Option<QuotaOverride>, now: Nanos) -> Option<Shortage> {
-        match by {
-            None => Self::shortage(self, amount, now),
-            Some(by) => self.shortage_by(&M::of(by), amount, now),
-        }
+        Self::shortage(self, by, amount, now)
     }
 
     fn level(&self, _place: Option<CellPlace>, by: Option<QuotaOverride>, now: Nanos) -> Level {
-        match by {
-            None => Self::level(self, now),
-            Some(by) => self.level_by(&M::of(by), now),
-        }
+        Self::level(self, by, now)
     }
 
     fn keys(&self) -> usize {
@@ -100,34 +87,21 @@ impl<M: Meter> RuleCounter for KeyedState<M> {
         by: Option<QuotaOverride>,
         now: Nanos,
     ) -> Result<ChargedCell, Shortage> {
-        let charged = match by {
-            None => Self::charge(self, key, amount, now),
-            Some(by) => self.charge_by(&M::of(by), key, amount, now),
-        };
+        let charged = Self::charge(self, by, key, amount, now);
         charged.map(|(place, mark)| ChargedCell { place: Some(place), mark })
     }
 
     fn correct(&self, hold: ChargedCell, reserved: u64, actual: u64, by: Option<QuotaOverride>, now: Nanos) {
-        let (place, mark) = (hold.place.unwrap_or(CellPlace::Overflow), hold.mark);
-        match by {
-            None => Self::correct(self, place, mark, reserved, actual, now),
-            Some(by) => self.correct_by(&M::of(by), place, mark, (reserved, actual), now),
-        }
+        let place = hold.place.unwrap_or(CellPlace::Overflow);
+        Self::correct(self, by, (place, hold.mark), (reserved, actual), now);
     }
 
     fn shortage(&self, key: u64, amount: u64, by: Option<QuotaOverride>, now: Nanos) -> Option<Shortage> {
-        match by {
-            None => Self::shortage(self, key, amount, now),
-            Some(by) => self.shortage_by(&M::of(by), key, amount, now),
-        }
+        Self::shortage(self, by, key, amount, now)
     }
 
     fn level(&self, place: Option<CellPlace>, by: Option<QuotaOverride>, now: Nanos) -> Level {
-        let place = place.unwrap_or(CellPlace::Overflow);
-        match by {
-            None => Self::level(self, place, now),
-            Some(by) => self.level_by(&M::of(by), place, now),
-        }
+        Self::level(self, by, place.unwrap_or(CellPlace::Overflow), now)
     }
 
     fn keys(&self) -> usize {

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::meter::{CellMark, Level, Meter, Shared, Shortage};
+use super::meter::{CellMark, Level, Meter, QuotaOverride, Shared, Shortage};
 use super::slots::Slots;
 use crate::clock::Nanos;
 
@@ -84,24 +84,21 @@ impl<M: Meter> KeyedState<M> {
         self.keys.load(Ordering::Relaxed)
     }
 
-    /// Charges `amount` units to the key's quota, or nothing if they do not fit.
+    /// Charges `amount` units to the key's quota, or nothing if they do not fit. `by` is another quota
+    /// for this call, as in all methods.
     ///
     /// # Errors
     /// As [`Meter::charge`].
     #[inline]
-    pub fn charge(&self, key: u64, amount: u64, now: Nanos) -> Result<(CellPlace, CellMark), Shortage> {
-        self.charge_by(&self.meter, key, amount, now)
-    }
-
-    /// Same with the key's own quota in `meter`, as in all `_by` methods.
-    #[inline]
-    pub(crate) fn charge_by(
+    pub fn charge(
         &self,
-        meter: &M,
+        by: Option<QuotaOverride>,
         key: u64,
         amount: u64,
         now: Nanos,
     ) -> Result<(CellPlace, CellMark), Shortage> {
+        let own = by.map(M::of);
+        let meter = own.as_ref().unwrap_or(&self.meter);
         let known = self.with_known(key, |cell| meter.charge(cell, amount, now));
         if let Some(result) = known {
             return result.map(|mark| (CellPlace::Own(key), mark));
@@ -110,38 +107,34 @@ impl<M: Meter> KeyedState<M> {
         result.map(|mark| (place, mark))
     }
 
-    /// Returns the shortage that [`KeyedState::charge`] would report.
-    pub fn shortage(&self, key: u64, amount: u64, now: Nanos) -> Option<Shortage> {
-        self.shortage_by(&self.meter, key, amount, now)
-    }
-
-    pub(crate) fn shortage_by(&self, meter: &M, key: u64, amount: u64, now: Nanos) -> Option<Shortage> {
+    pub(crate) fn shortage(
+        &self,
+        by: Option<QuotaOverride>,
+        key: u64,
+        amount: u64,
+        now: Nanos,
+    ) -> Option<Shortage> {
+        let own = by.map(M::of);
+        let meter = own.as_ref().unwrap_or(&self.meter);
         self.read_cell(CellPlace::Own(key), |cell| meter.shortage(cell, amount, now))
     }
 
-    /// Returns the level of a cell.
-    pub fn level(&self, place: CellPlace, now: Nanos) -> Level {
-        self.level_by(&self.meter, place, now)
-    }
-
-    pub(crate) fn level_by(&self, meter: &M, place: CellPlace, now: Nanos) -> Level {
-        self.read_cell(place, |cell| meter.level(cell, now))
+    pub(crate) fn level(&self, by: Option<QuotaOverride>, place: CellPlace, now: Nanos) -> Level {
+        let own = by.map(M::of);
+        self.read_cell(place, |cell| own.as_ref().unwrap_or(&self.meter).level(cell, now))
     }
 
     /// Corrects a charge, as [`Meter::correct`]. If the key was removed meanwhile, its quota is
     /// full: unused units are dropped, and an excess adds the key again.
-    pub fn correct(&self, place: CellPlace, mark: CellMark, reserved: u64, actual: u64, now: Nanos) {
-        self.correct_by(&self.meter, place, mark, (reserved, actual), now);
-    }
-
-    pub(crate) fn correct_by(
+    pub(crate) fn correct(
         &self,
-        meter: &M,
-        place: CellPlace,
-        mark: CellMark,
+        by: Option<QuotaOverride>,
+        (place, mark): (CellPlace, CellMark),
         (reserved, actual): (u64, u64),
         now: Nanos,
     ) {
+        let own = by.map(M::of);
+        let meter = own.as_ref().unwrap_or(&self.meter);
         let change = |cell: &mut M::Cell| meter.correct(cell, mark, reserved, actual, now);
         match place {
             CellPlace::Overflow => self.overflow.update(change),

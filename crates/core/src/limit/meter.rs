@@ -150,46 +150,38 @@ impl<M: Meter> Direct<M> {
         Self { meter, cell: M::SharedCell::default() }
     }
 
-    /// Charges `amount` units, or nothing if they do not fit.
+    /// Charges `amount` units, or nothing if they do not fit. `by` is another quota for this call, as in
+    /// all methods.
     ///
     /// # Errors
     /// As [`Meter::charge`].
     #[inline]
-    pub fn charge(&self, amount: u64, now: Nanos) -> Result<CellMark, Shortage> {
-        self.charge_by(&self.meter, amount, now)
-    }
-
-    /// Same with another quota in `meter`, as in all `_by` methods.
-    #[inline]
-    pub(crate) fn charge_by(&self, meter: &M, amount: u64, now: Nanos) -> Result<CellMark, Shortage> {
+    pub fn charge(&self, by: Option<QuotaOverride>, amount: u64, now: Nanos) -> Result<CellMark, Shortage> {
+        let own = by.map(M::of);
+        let meter = own.as_ref().unwrap_or(&self.meter);
         self.cell.update(|cell| meter.charge(cell, amount, now))
     }
 
-    /// Returns the shortage that [`Direct::charge`] would report.
-    pub fn shortage(&self, amount: u64, now: Nanos) -> Option<Shortage> {
-        self.shortage_by(&self.meter, amount, now)
+    pub(crate) fn shortage(&self, by: Option<QuotaOverride>, amount: u64, now: Nanos) -> Option<Shortage> {
+        let own = by.map(M::of);
+        self.cell.read(|cell| own.as_ref().unwrap_or(&self.meter).shortage(cell, amount, now))
     }
 
-    pub(crate) fn shortage_by(&self, meter: &M, amount: u64, now: Nanos) -> Option<Shortage> {
-        self.cell.read(|cell| meter.shortage(cell, amount, now))
-    }
-
-    /// Corrects a charge, as [`Meter::correct`].
-    pub fn correct(&self, mark: CellMark, reserved: u64, actual: u64, now: Nanos) {
-        self.correct_by(&self.meter, mark, (reserved, actual), now);
-    }
-
-    pub(crate) fn correct_by(&self, meter: &M, mark: CellMark, (reserved, actual): (u64, u64), now: Nanos) {
+    pub(crate) fn correct(
+        &self,
+        by: Option<QuotaOverride>,
+        mark: CellMark,
+        (reserved, actual): (u64, u64),
+        now: Nanos,
+    ) {
+        let own = by.map(M::of);
+        let meter = own.as_ref().unwrap_or(&self.meter);
         self.cell.update(|cell| meter.correct(cell, mark, reserved, actual, now));
     }
 
-    /// Returns the level of the counter.
-    pub fn level(&self, now: Nanos) -> Level {
-        self.level_by(&self.meter, now)
-    }
-
-    pub(crate) fn level_by(&self, meter: &M, now: Nanos) -> Level {
-        self.cell.read(|cell| meter.level(cell, now))
+    pub(crate) fn level(&self, by: Option<QuotaOverride>, now: Nanos) -> Level {
+        let own = by.map(M::of);
+        self.cell.read(|cell| own.as_ref().unwrap_or(&self.meter).level(cell, now))
     }
 }
 

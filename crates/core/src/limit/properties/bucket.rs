@@ -90,8 +90,8 @@ fn threads_together_get_one_quota() {
     let direct = Direct::new(TokenBucket::new(QUOTA));
     let keyed = KeyedState::new(TokenBucket::new(QUOTA), 10);
     for (name, admitted) in [
-        ("direct", stress(|now| direct.charge(1, now).is_ok())),
-        ("keyed", stress(|now| keyed.charge(7, 1, now).is_ok())),
+        ("direct", stress(|now| direct.charge(None, 1, now).is_ok())),
+        ("keyed", stress(|now| keyed.charge(None, 7, 1, now).is_ok())),
     ] {
         assert!((most - 5..=most).contains(&admitted), "{name}: {admitted} of {most}");
     }
@@ -103,11 +103,11 @@ fn charges_given_back_by_many_threads_leave_the_quota_whole() {
     let now = Nanos::from_secs(1);
     let direct = Direct::new(TokenBucket::new(QUOTA));
     stress(|_| {
-        let mark = direct.charge(3, now);
+        let mark = direct.charge(None, 3, now);
         mark.is_ok_and(|mark| {
-            direct.correct(mark, 3, 0, now);
+            direct.correct(None, mark, (3, 0), now);
             true
         })
     });
-    assert_eq!(direct.level(now).remaining, QUOTA.burst);
+    assert_eq!(direct.level(None, now).remaining, QUOTA.burst);
 }
