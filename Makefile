@@ -110,8 +110,9 @@ bench: ## all benchmarks
 	scripts/need redis
 	cargo bench --locked -p traffic-dam
 
-bench-proxy: ## the gateway beside nginx and HAProxy, as a table; some 5 minutes
+bench-proxy: ## CPU of a request and of an event beside nginx and HAProxy, and what they allocate; some 8 minutes
 	scripts/bench-proxy
+	cargo test --quiet --locked --test allocations -- --nocapture
 
 release-pgo: ## the build that is shipped, guided by a profile of the benchmark's load; some 15 minutes
 	scripts/release-pgo

@@ -5,6 +5,7 @@
 
 mod backend;
 mod load;
+mod streams;
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -21,11 +22,14 @@ enum Command {
     },
     /// Sends requests at fixed times and prints the median, the 99th percentile (µs) and the number of failures
     Load(load::Load),
+    /// Reads streams, one after another on each connection, and prints the streams, events and failures
+    Streams(streams::Streams),
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     match Command::parse() {
         Command::Backend { listen } => backend::run(listen),
         Command::Load(load) => load.run(),
+        Command::Streams(streams) => streams.run(),
     }
 }
