@@ -68,17 +68,18 @@ pub(crate) struct OpenBody {
 }
 
 impl OpenBody {
-    /// Creates the body of a response; without `source` it has no content of its own.
+    /// Creates the body of a response; without `source` it has no content of its own. Boxed: it passes
+    /// through every layer, and each would move it.
     pub(crate) fn new(
         source: Option<AnswerSource>,
         watch: AnswerObserver,
         timer: LazyTimer,
         clock: Clock,
         limits: AnswerTimeouts,
-    ) -> Self {
+    ) -> Box<Self> {
         let last = clock.now();
         let (held, bell) = (HeldFrames::default(), watch.cut_off_bell());
-        Self {
+        Box::new(Self {
             source,
             held,
             watch,
@@ -91,7 +92,7 @@ impl OpenBody {
             bell,
             sieve: None,
             place: None,
-        }
+        })
     }
 
     /// Keeps the place of a call without a permit until all of the response has come.

@@ -83,7 +83,7 @@ pub(crate) async fn within<T>(
     clock: &Clock,
     work: impl Future<Output = Result<T, ConnectError>>,
 ) -> Result<T, ConnectError> {
-    let mut timer = LazyTimer::new(deadline.due(Duration::ZERO), clock.now());
+    let mut timer = LazyTimer::default();
     tokio::select! {
         biased;
         done = work => done,

@@ -134,7 +134,8 @@ impl KeepAliveFilter {
 }
 
 /// Attempt loop that continues after the response head was sent.
-pub(crate) type BackgroundForward = Pin<Box<dyn Future<Output = Result<Response<OpenBody>, Refusal>> + Send>>;
+pub(crate) type BackgroundForward =
+    Pin<Box<dyn Future<Output = Result<Response<Box<OpenBody>>, Refusal>> + Send>>;
 
 /// Body of a worker's response, as a client gets it.
 pub struct UpstreamBody {
@@ -143,12 +144,8 @@ pub struct UpstreamBody {
     machine: bool,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every answer is the large one: a box would cost and save nothing"
-)]
 enum UpstreamBodyState {
-    Open(OpenBody),
+    Open(Box<OpenBody>),
     /// Started before its content.
     Begun {
         run: BackgroundForward,
@@ -161,8 +158,8 @@ enum UpstreamBodyState {
     Failed(Option<Result<Bytes, BodyError>>),
 }
 
-impl From<OpenBody> for UpstreamBody {
-    fn from(open: OpenBody) -> Self {
+impl From<Box<OpenBody>> for UpstreamBody {
+    fn from(open: Box<OpenBody>) -> Self {
         Self { state: UpstreamBodyState::Open(open), machine: false }
     }
 }
@@ -202,7 +199,7 @@ impl UpstreamBody {
 }
 
 /// Returns the body if it can follow the head already sent: only another event stream can.
-fn require_event_stream(answer: Response<OpenBody>) -> Result<OpenBody, Refusal> {
+fn require_event_stream(answer: Response<Box<OpenBody>>) -> Result<Box<OpenBody>, Refusal> {
     let status = answer.status();
     let body = answer.into_body();
     if body.watch().is_counted() {

@@ -36,11 +36,6 @@ impl FirstTokenWait {
         Self { deadline, wait, permit, poll_at: now + POLL_INTERVAL }
     }
 
-    /// Creates a timer for it, set at `now`.
-    pub(crate) fn timer(&self, now: Nanos) -> LazyTimer {
-        LazyTimer::new(self.next(self.deadline.due(Duration::ZERO)), now)
-    }
-
     /// Returns the time of the next poll, given the gateway's own lateness that `timer` has seen.
     pub(crate) fn rings_at(&self, timer: &LazyTimer) -> Nanos {
         self.next(timer.due(&self.deadline))
@@ -94,7 +89,7 @@ mod tests {
         let deadline = Deadline { since: at(1500), wait: ms(1000), total: (ms(9000), at(10_500)) };
         let mut first_token_wait =
             FirstTokenWait::new((deadline, TimedOutWait::FirstToken(ms(1000))), None, at(1500));
-        let mut timer = first_token_wait.timer(at(3000));
+        let mut timer = LazyTimer::default();
         assert_eq!(first_token_wait.rings_at(&timer), at(2500));
         tokio::select! {
             biased;

@@ -150,7 +150,7 @@ impl From<Refusal> for PoolFault {
 /// Response whose head has arrived.
 pub(crate) struct WorkerAnswer {
     pub(super) head: response::Parts,
-    pub(super) body: OpenBody,
+    pub(super) body: Box<OpenBody>,
     /// Wait for the content that lets the response be committed.
     pub(super) first_token_wait: FirstTokenWait,
 }
@@ -237,7 +237,7 @@ impl<'a> Forward<'a> {
     }
 
     /// Makes attempts until a response can be committed or no further attempt is allowed.
-    pub(crate) async fn run(mut self) -> Result<Response<OpenBody>, Refusal> {
+    pub(crate) async fn run(&mut self) -> Result<Response<Box<OpenBody>>, Refusal> {
         let answer = self.find_answer().await;
         self.tell_failures(answer.as_ref().ok());
         Ok(self.commit(answer?))
@@ -274,7 +274,7 @@ impl<'a> Forward<'a> {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
-            if self.fall_back(FallbackReason::of(refusal.reason), trouble).await {
+            if Box::pin(self.fall_back(FallbackReason::of(refusal.reason), trouble)).await {
                 if let Some(route) = &self.route {
                     route.keep_refusal(&refusal);
                 }
@@ -288,6 +288,8 @@ impl<'a> Forward<'a> {
     }
 
     /// Makes attempts at the workers of one pool.
+    ///
+    /// What seldom happens is boxed, here and below: each request carries the space of this future.
     async fn find_in_pool(&mut self) -> Result<WorkerAnswer, PoolFault> {
         loop {
             let way = self.way()?;
@@ -296,17 +298,17 @@ impl<'a> Forward<'a> {
                     if self.permit.as_ref().is_none_or(Permit::make_irrevocable) {
                         return Ok(answer);
                     }
-                    self.requeue_preempted().await?;
+                    Box::pin(self.requeue_preempted()).await?;
                     continue;
                 }
                 Some(Ok(None)) => continue,
                 Some(Err(AttemptError::ColourSwitched)) => {
-                    self.move_to_active_colour(way.worker()).await?;
+                    Box::pin(self.move_to_active_colour(way.worker())).await?;
                     continue;
                 }
                 Some(Err(fault)) => fault.blame_client_upload(self.upload.as_ref()),
                 None => {
-                    self.requeue_preempted().await?;
+                    Box::pin(self.requeue_preempted()).await?;
                     continue;
                 }
             };
@@ -320,7 +322,7 @@ impl<'a> Forward<'a> {
             }
             let trouble = fault.trouble();
             let again = match self.resubmit(trouble) {
-                Ok(Some(waiter)) => self.wait(waiter).await.map(|()| true),
+                Ok(Some(waiter)) => Box::pin(self.wait(waiter)).await.map(|()| true),
                 Ok(None) => Ok(false),
                 Err(refusal) => Err(refusal),
             };
@@ -362,7 +364,7 @@ impl<'a> Forward<'a> {
         let began = *self.began.get_or_insert(self.upstream.clock.now());
         let mut answer = match way {
             Transport::Site(endpoint) => self.send_http(endpoint).await?,
-            Transport::Queue(task) => self.queue(task).await?,
+            Transport::Queue(task) => Box::pin(self.queue(task)).await?,
         };
         let owed = self.upload.as_ref().is_some_and(Upload::is_owed);
         if let Transport::Site(endpoint) = way {
@@ -374,7 +376,7 @@ impl<'a> Forward<'a> {
             self.blame(way.worker(), failure);
             let reason = fallback_reason(&answer.head);
             if self.may_ask_another(RepeatSafety::MaybeBegun)
-                || self.fall_back(reason, RepeatSafety::MaybeBegun).await
+                || Box::pin(self.fall_back(reason, RepeatSafety::MaybeBegun)).await
             {
                 return Ok(None);
             }
@@ -594,7 +596,7 @@ impl<'a> Forward<'a> {
                 permit.dispatched();
             }
             let mut first_token_wait = self.first_token_wait(sent, self.stream);
-            let mut timer = first_token_wait.timer(sent);
+            let mut timer = LazyTimer::default();
             if self.switch.is_some() {
                 link.allow_switch();
             }
@@ -858,9 +860,9 @@ impl<'a> Forward<'a> {
         AnswerTimeouts { idle: self.timeouts.idle, total: (self.timeouts.total, self.total_deadline) }
     }
 
-    fn commit(self, answer: WorkerAnswer) -> Response<OpenBody> {
+    fn commit(&mut self, answer: WorkerAnswer) -> Response<Box<OpenBody>> {
         let WorkerAnswer { mut head, mut body, .. } = answer;
-        body.keep(self.place);
+        body.keep(self.place.take());
         // HTTP versions are per connection: the client's may stay open where the worker's closes.
         head.version = Version::HTTP_11;
         self.record.set_worker(body.worker());

@@ -1,4 +1,4 @@
-//! One timer per request, moved lazily.
+//! One timer per request, made when somebody waits, and moved lazily.
 //!
 //! A stream moves its idle deadline with every token. Moving a timer costs a lock in the runtime's
 //! timer wheel, so the timer stays where it is. When it fires and the deadline has moved, it is set
@@ -9,42 +9,35 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::deadline::Deadline;
 use crate::clock::{Clock, Nanos};
 
 /// Timer for one deadline after another.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct LazyTimer {
-    sleep: Pin<Box<Sleep>>,
+    /// `None` until somebody waits.
+    sleep: Option<Pin<Box<Sleep>>>,
     rings_at: Nanos,
     /// Start of a wait, and the gateway's own lateness during it.
     own_lag: (Nanos, Duration),
 }
 
 impl LazyTimer {
-    /// Creates a timer that first fires at `due`.
-    pub(crate) fn new(due: Nanos, now: Nanos) -> Self {
-        Self {
-            sleep: Box::pin(tokio::time::sleep(due.since(now))),
-            rings_at: due,
-            own_lag: (due, Duration::ZERO),
-        }
-    }
-
     /// Ready when `due` is reached.
     pub(crate) fn poll_due(&mut self, due: Nanos, clock: &Clock, cx: &mut Context<'_>) -> Poll<()> {
-        if due < self.rings_at {
-            self.set(due, clock.now());
-        }
         loop {
-            ready!(self.sleep.as_mut().poll(cx));
-            let now = clock.now();
-            if now >= due {
-                return Poll::Ready(());
+            match &mut self.sleep {
+                Some(sleep) if self.rings_at <= due => {
+                    ready!(sleep.as_mut().poll(cx));
+                    if clock.now() >= due {
+                        return Poll::Ready(());
+                    }
+                }
+                _ => {}
             }
-            self.set(due, now);
+            self.set(due, clock.now());
         }
     }
 
@@ -82,7 +75,10 @@ impl LazyTimer {
     fn set(&mut self, due: Nanos, now: Nanos) {
         // A timer rounds up to its tick; a wait of zero would fire at once, again and again.
         let wait = due.since(now).max(Duration::from_millis(1));
-        self.sleep.as_mut().reset(Instant::now() + wait);
+        match &mut self.sleep {
+            Some(sleep) => sleep.as_mut().reset(Instant::now() + wait),
+            None => self.sleep = Some(Box::pin(sleep(wait))),
+        }
         self.rings_at = due;
     }
 }

@@ -44,7 +44,8 @@ impl Linker<'_> {
             return Ok((WorkerLink::Own(link), true));
         }
         let deadline = Deadline { since: self.clock.now(), wait: self.wait, total: self.total };
-        within(deadline, self.clock, self.open(endpoint, http2)).await
+        // Boxed: the handshakes would make the future of each request several times as large.
+        Box::pin(within(deadline, self.clock, self.open(endpoint, http2))).await
     }
 
     /// Opens a connection, or waits for one that another request opens.

@@ -168,14 +168,19 @@ impl Upstream {
             .is_some_and(|request_cost| request_cost.kind.has_demand());
         let Some(record) = request.extensions().get::<Arc<RequestRecord>>().filter(|_| streams).cloned()
         else {
-            let settings = self.0.settings.load_full();
-            return Ok(Forward::begin(&self.0, &settings, request, None)?.run().await?.map(Into::into));
+            let run = async {
+                let settings = self.0.settings.load_full();
+                let mut forward = Forward::begin(&self.0, &settings, request, None)?;
+                forward.run().await
+            };
+            return Ok(Box::pin(run).await?.map(Into::into));
         };
         let lane = Arc::new(EarlyLane::default());
         let (inner, ahead) = (Arc::clone(&self.0), Arc::clone(&lane));
         let mut run: BackgroundForward = Box::pin(async move {
             let settings = inner.settings.load_full();
-            Forward::begin(&inner, &settings, request, Some(&ahead))?.run().await
+            let mut forward = Forward::begin(&inner, &settings, request, Some(&ahead))?;
+            forward.run().await
         });
         let begun = poll_fn(|cx| match run.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Err(done)),

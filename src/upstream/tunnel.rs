@@ -55,7 +55,7 @@ where
     let (mut from_client, mut from_worker) = (vec![0; BUFFER], vec![0; BUFFER]);
     let silence = || Deadline { since: clock.now(), wait: idle, total: (Duration::MAX, Nanos::MAX) };
     let mut silent = silence();
-    let mut timer = LazyTimer::new(silent.due(Duration::ZERO), silent.since);
+    let mut timer = LazyTimer::default();
     loop {
         tokio::select! {
             read = client.read(&mut from_client) => match from_client.get(..read?) {

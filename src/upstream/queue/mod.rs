@@ -14,7 +14,6 @@ pub(crate) use source::JobSource;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::response;
@@ -91,7 +90,7 @@ impl Forward<'_> {
             permit.dispatched();
         }
         let (deadline, wait) = self.response_deadline(sent, self.stream);
-        let mut timer = LazyTimer::new(deadline.due(Duration::ZERO), sent);
+        let mut timer = LazyTimer::default();
         let mut head = None;
         let begun = poll_fn(|cx| {
             if let Poll::Ready(begun) = poll_begin(&mut awaited, &mut head, cx) {
