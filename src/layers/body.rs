@@ -26,6 +26,12 @@ impl<T: BodyGuard> BodyGuard for Option<T> {
     }
 }
 
+impl<T: BodyGuard> BodyGuard for Box<T> {
+    fn data(&mut self, waited: bool) {
+        (**self).data(waited);
+    }
+}
+
 pin_project! {
     /// The body `B`, and a guard that is dropped at its end.
     #[derive(Debug)]

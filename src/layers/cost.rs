@@ -357,7 +357,8 @@ where
     };
     let (mut request_cost, payload, lesson, room) = if let Some(boundary) = form {
         intake.rules.check_before_body(&parts.uri, &parts.extensions)?;
-        let (mut request_cost, payload, room) = form_cost(intake, &matched, body, &boundary, &caller).await?;
+        let (mut request_cost, payload, room) =
+            Box::pin(form_cost(intake, &matched, body, &boundary, &caller)).await?;
         request_cost.session = intake.session(&parts.headers, None, &caller);
         // The name in a form stays as it is: so a form has neither aliases nor fallbacks.
         let allowed = parts.extensions.get::<Caller>().and_then(|caller| caller.models.as_deref());

@@ -4,12 +4,14 @@
 //! the answer ends, token rules are settled by the tokens really used. A request that the inner
 //! service refuses costs nothing.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use arc_swap::ArcSwap;
 use http::{Extensions, Request, Response, StatusCode, Uri};
+use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::clock::{self, Clock, Nanos};
@@ -257,9 +259,10 @@ impl<'a> RuleQuestion<'a> {
     }
 
     /// Builds the guard that settles `charge` when the answer ends.
-    fn held(self, charge: TakenCharge, layer: &LimitLayer) -> HeldCharge {
+    fn held(self, charge: TakenCharge, layer: &LimitLayer) -> Box<HeldCharge> {
         let (clock, metrics) = (layer.clock.clone(), layer.metrics.clone());
-        HeldCharge {
+        // Boxed: it passes through every layer outside of this one, and each would move it.
+        Box::new(HeldCharge {
             charge: Some(charge),
             clock,
             metrics,
@@ -267,7 +270,7 @@ impl<'a> RuleQuestion<'a> {
             cost: self.cost,
             status: None,
             dialect: self.dialect,
-        }
+        })
     }
 }
 
@@ -304,7 +307,7 @@ impl LimitLayer {
     }
 
     /// Charges the rules in memory, or returns the refusal.
-    fn admit(&self, rule_set: &Arc<RuleSet>, question: RuleQuestion<'_>) -> Result<HeldCharge, Refusal> {
+    fn admit(&self, rule_set: &Arc<RuleSet>, question: RuleQuestion<'_>) -> Result<Box<HeldCharge>, Refusal> {
         let verdict = rule_set.admit(&question.subject, &question.cost, self.clock.now());
         let decisions = match &verdict {
             Ok(admission) => &admission.decisions,
@@ -325,7 +328,7 @@ impl LimitLayer {
         &self,
         rules: &Arc<SharedRules>,
         question: RuleQuestion<'_>,
-    ) -> Result<HeldCharge, Refusal> {
+    ) -> Result<Box<HeldCharge>, Refusal> {
         let verdict = rules.admit(&question.subject, &question.cost).await;
         let decisions = match &verdict {
             Ok(admitted) => &admitted.decisions,
@@ -402,13 +405,12 @@ impl HeldCharge {
         }
     }
 
-    /// Awaits the answer and ties the charge to its body. Refunds the charge on an error.
-    async fn run<F, R, E>(mut self, answer: F) -> Result<Response<Guarded<R, Self>>, Refusal>
-    where
-        F: Future<Output = Result<Response<R>, E>>,
-        E: Into<Refusal>,
-    {
-        match answer.await {
+    /// Ties the charge to the body of the answer. Refunds it on an error.
+    fn tie<R, E: Into<Refusal>>(
+        mut self: Box<Self>,
+        answer: Result<Response<R>, E>,
+    ) -> Result<Response<Guarded<R, Box<Self>>>, Refusal> {
+        match answer {
             Ok(mut response) => {
                 self.status = Some(response.status());
                 if let Some(charge) = &self.charge {
@@ -445,6 +447,68 @@ impl Drop for HeldCharge {
     }
 }
 
+pin_project! {
+    /// Future of [`Limit`].
+    pub struct ChargeFuture<F, R> {
+        #[pin]
+        state: ChargeState<F, R>,
+    }
+}
+
+pin_project! {
+    // A request that is charged in memory needs no box.
+    #[project = ChargeStateProjection]
+    enum ChargeState<F, R> {
+        // `held` is taken with the answer.
+        Admitted {
+            #[pin]
+            inner: F,
+            held: Option<Box<HeldCharge>>,
+        },
+        // Charged in Redis, or refused.
+        Other { other: OtherAnswer<R> },
+    }
+}
+
+impl<F, R> ChargeFuture<F, R> {
+    const fn admitted(inner: F, held: Box<HeldCharge>) -> Self {
+        Self { state: ChargeState::Admitted { inner, held: Some(held) } }
+    }
+
+    const fn other(other: OtherAnswer<R>) -> Self {
+        Self { state: ChargeState::Other { other } }
+    }
+}
+
+/// The answer to a request that is not charged in memory.
+type OtherAnswer<R> =
+    Pin<Box<dyn Future<Output = Result<Response<Guarded<R, Box<HeldCharge>>>, Refusal>> + Send>>;
+
+impl<F, R> fmt::Debug for ChargeFuture<F, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChargeFuture").finish_non_exhaustive()
+    }
+}
+
+impl<F, R, E> Future for ChargeFuture<F, R>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<Refusal>,
+{
+    type Output = Result<Response<Guarded<R, Box<HeldCharge>>>, Refusal>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            ChargeStateProjection::Admitted { inner, held } => {
+                let answer = ready!(inner.poll(cx));
+                // Polled after completion, which futures need not support: stays pending.
+                held.take().map_or(Poll::Pending, |held| Poll::Ready(held.tie(answer)))
+            }
+            ChargeStateProjection::Other { other } => other.as_mut().poll(cx),
+        }
+    }
+}
+
 impl<S, B, R: 'static> Service<Request<B>> for Limit<S>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
@@ -452,9 +516,9 @@ where
     S::Future: Send + 'static,
     B: Send + 'static,
 {
-    type Response = Response<Guarded<R, HeldCharge>>;
+    type Response = Response<Guarded<R, Box<HeldCharge>>>;
     type Error = Refusal;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Refusal>> + Send>>;
+    type Future = ChargeFuture<S::Future, R>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
         self.inner.poll_ready(cx).map_err(Into::into)
@@ -466,8 +530,8 @@ where
                 let served = self.shared.served(request.extensions());
                 let question = RuleQuestion::of(request.uri(), request.extensions(), &served);
                 match self.shared.admit(rule_set, question) {
-                    Ok(held) => Box::pin(held.run(self.inner.call(request))),
-                    Err(refusal) => Box::pin(async move { Err(refusal) }),
+                    Ok(held) => ChargeFuture::admitted(self.inner.call(request), held),
+                    Err(refusal) => ChargeFuture::other(Box::pin(async move { Err(refusal) })),
                 }
             }
             RuleCounting::Shared(rules) => {
@@ -475,14 +539,14 @@ where
                 // The service that was made ready is the one to call; its clone takes its place.
                 let fresh = self.inner.clone();
                 let mut inner = std::mem::replace(&mut self.inner, fresh);
-                Box::pin(async move {
+                ChargeFuture::other(Box::pin(async move {
                     // Split because `B` need not be `Sync` and `question` lives across an await.
                     let (parts, body) = request.into_parts();
                     let served = shared.served(&parts.extensions);
                     let question = RuleQuestion::of(&parts.uri, &parts.extensions, &served);
                     let held = shared.admit_shared(&rules, question).await?;
-                    held.run(inner.call(Request::from_parts(parts, body))).await
-                })
+                    held.tie(inner.call(Request::from_parts(parts, body)).await)
+                }))
             }
         }
     }

@@ -60,6 +60,7 @@ pub mod limit;
 pub mod maintenance;
 pub mod models;
 pub mod observe;
+mod passed;
 pub mod paths;
 pub mod prefixes;
 pub mod preflight;

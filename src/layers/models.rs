@@ -12,7 +12,6 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -31,6 +30,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tower::{Layer, Service};
 
+use super::passed::{PassedOr, answered, passed};
 use super::paths::{MODEL, MODELS};
 use super::rescue::AnswerBody;
 use super::shed::no_such_model;
@@ -327,7 +327,7 @@ where
 {
     type Response = Response<AnswerBody<R>>;
     type Error = Refusal;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Refusal>> + Send>>;
+    type Future = PassedOr<S::Future, R, AnswerBody<R>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
         self.inner.poll_ready(cx)
@@ -339,13 +339,12 @@ where
             .get::<RequestCost>()
             .is_some_and(|request_cost| request_cost.kind == Kind::Models);
         if !asks {
-            let answer = self.inner.call(request);
-            return Box::pin(async move { Ok(answer.await?.map(AnswerBody::inner)) });
+            return passed(self.inner.call(request), |answer| answer.map(AnswerBody::inner));
         }
         let (inner, catalogue) = (self.inner.clone(), Arc::clone(&self.catalogue));
         // Split because the body need not be `Sync`.
         let (head, _) = request.into_parts();
-        Box::pin(async move {
+        answered(async move {
             let list = catalogue.list(inner, &head.headers).await?;
             let decoded = head.extensions.get::<DecodedPath>();
             let path = decoded.map_or(head.uri.path(), |decoded| &decoded.0);

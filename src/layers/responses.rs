@@ -23,6 +23,7 @@ use tower::{Layer, Service};
 
 use crate::clock::{Clock, Nanos};
 use crate::fleet::Fleet;
+use crate::layers::passed::{PassedOr, answered, passed};
 use crate::layers::paths::RESPONSE;
 use crate::openai::response_id::ResponseIdTap;
 use crate::redis::responses::{KEPT, StoredResponses};
@@ -168,7 +169,7 @@ where
 {
     type Response = Response<ResponseBody<R>>;
     type Error = Refusal;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Refusal>> + Send>>;
+    type Future = PassedOr<S::Future, R, ResponseBody<R>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
         self.inner.poll_ready(cx)
@@ -178,8 +179,7 @@ where
         let extensions = request.extensions();
         let kind = extensions.get::<RequestCost>().map(|request_cost| request_cost.kind);
         if !self.homes.chooses || !matches!(kind, Some(Kind::Response | Kind::ResponseById)) {
-            let answer = self.inner.call(request);
-            return Box::pin(async move { Ok(answer.await?.map(ResponseBody::unread)) });
+            return passed(self.inner.call(request), |answer| answer.map(ResponseBody::unread));
         }
         // The service that was made ready is the one to call; its clone takes its place.
         let fresh = self.inner.clone();
@@ -197,7 +197,7 @@ where
             let previous = extensions.get::<PreviousResponse>();
             Ok(previous.map(|previous| (previous.0.to_string(), no_such_previous as Unknown)))
         };
-        Box::pin(async move {
+        answered(async move {
             if let Some((id, unknown)) = asked? {
                 let worker = homes.find(&id, &caller).await?.ok_or_else(unknown)?;
                 request.extensions_mut().insert(ToWorker(worker));

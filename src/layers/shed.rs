@@ -308,13 +308,15 @@ where
             let since = (!matches!(entry, Ok(GateEntry::Admitted(_)))).then(|| clock.now());
             let outcome = match entry {
                 Ok(GateEntry::Admitted(permit)) => Ok(permit),
-                Ok(GateEntry::Waiting(waiter)) => wait(waiter, &clock).await,
+                Ok(GateEntry::Waiting(waiter)) => Box::pin(wait(waiter, &clock)).await,
                 Err(refusal) => Err(refusal),
             };
             // The pool lacked room for it, whoever serves it now.
             let outcome = outcome.inspect_err(&note);
             let outcome = match (outcome, fallback) {
-                (Err(refusal), Some(fallback)) => fallback.permit(refusal, record.as_ref(), &clock).await,
+                (Err(refusal), Some(fallback)) => {
+                    Box::pin(fallback.permit(refusal, record.as_ref(), &clock)).await
+                }
                 (outcome, _) => outcome,
             };
             if let (Some(record), Some(since)) = (&record, since) {

@@ -24,7 +24,6 @@ mod turn;
 
 pub use body::JobBody;
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -38,6 +37,7 @@ use self::ask::{AllowedOptions, JobOptions};
 use crate::fleet::Fleet;
 use crate::fleet::heartbeat::SigningKey;
 use crate::layers::buffers::Buffers;
+use crate::layers::passed::{PassedOr, answered, passed};
 use crate::layers::paths::JOBS;
 use crate::redis::jobs::{JobLimits, JobQueue, KeyClaim};
 use crate::refusal::{Reason, Refusal};
@@ -173,7 +173,7 @@ where
 {
     type Response = Response<JobBody<R>>;
     type Error = Refusal;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Refusal>> + Send>>;
+    type Future = PassedOr<S::Future, R, JobBody<R>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
         self.inner.poll_ready(cx)
@@ -181,8 +181,7 @@ where
 
     fn call(&mut self, mut request: Request<Payload>) -> Self::Future {
         let pass = |request, inner: &mut S| -> Self::Future {
-            let answer = inner.call(request);
-            Box::pin(async move { Ok(answer.await?.map(JobBody::inner)) })
+            passed(inner.call(request), |answer| answer.map(JobBody::inner))
         };
         let Some(counter) = &self.counter else { return pass(request, &mut self.inner) };
         let counter = Arc::clone(counter);
@@ -193,7 +192,7 @@ where
             Ok(JobOperation::None) => None,
             Ok(JobOperation::Look) => {
                 let (head, _) = request.into_parts();
-                return Box::pin(async move { counter.look(head).await });
+                return answered(async move { counter.look(head).await });
             }
             // Only the gate knows whether there is room.
             Ok(JobOperation::Wish(wish)) if counter.handling != JobHandling::All => {
@@ -201,14 +200,14 @@ where
                 if wish.is_repeatable() {
                     let fresh = self.inner.clone();
                     let inner = std::mem::replace(&mut self.inner, fresh);
-                    return Box::pin(counter.answer_once(request, wish, spare, inner));
+                    return answered(counter.answer_once(request, wish, spare, inner));
                 }
                 let Some(spare) = spare else { return pass(request, &mut self.inner) };
                 if wish.is_delayed() {
-                    return Box::pin(async move { counter.accept_spare(spare, None).await });
+                    return answered(async move { counter.accept_spare(spare, None).await });
                 }
                 let answer = self.inner.call(request);
-                return Box::pin(async move {
+                return answered(async move {
                     match answer.await {
                         Ok(response) => Ok(response.map(JobBody::inner)),
                         Err(refusal) => counter.accept_refused(refusal, spare, None).await,
@@ -216,12 +215,12 @@ where
                 });
             }
             Ok(JobOperation::Wish(wish)) => Some(wish),
-            Err(refusal) => return Box::pin(async move { Err(refusal) }),
+            Err(refusal) => return answered(async move { Err(refusal) }),
         };
         // The service that was made ready is the one to call; its clone takes its place.
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
-        Box::pin(async move {
+        answered(async move {
             let trial = match wish {
                 None => None,
                 Some(wish) => match counter.ask(&mut request, wish).await? {
