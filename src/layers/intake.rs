@@ -1,5 +1,6 @@
 //! Reads request bodies within bounds: bytes, time, and the memory of all bodies ([`Buffers`]).
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::buffers::{BufferHold, Buffers};
 use crate::refusal::{Reason, Refusal, with_jitter};
@@ -102,10 +103,38 @@ where
         }
         Ok(if rest.is_empty() { first } else { rest.freeze() })
     };
-    match timeout(limits.time, whole).await {
-        Ok(read) => Ok((read?, hold)),
-        Err(_) => Err(too_slow(limits.time)),
+    match within(limits.time, whole).await {
+        Some(read) => Ok((read?, hold)),
+        None => Err(too_slow(limits.time)),
     }
+}
+
+/// Waits for `work`; returns `None` if it takes longer than `time`.
+///
+/// A small body has arrived with its head, and the connection gives it out once it is asked: then
+/// `work` is done when it is polled again. So the timer, which would cost more than all of this, is
+/// started only then.
+async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let mut timer = pin!(None);
+    let mut first = true;
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        if std::mem::take(&mut first) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if timer.is_none() {
+            timer.set(Some(sleep(time)));
+        }
+        match timer.as_mut().as_pin_mut() {
+            Some(timer) => timer.poll(cx).map(|()| None),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }
 
 pin_project! {
