@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep};
 use tower::Service;
 
+use super::aside::Aside;
 use super::drain::{Drain, DrainPhase};
 use super::head_timeout::HeadTimeout;
 use super::service::{ConnectionService, ConnectionState};
@@ -38,6 +39,16 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_WITHIN: Duration = Duration::from_secs(20);
 /// Number of idle checks per idle time.
 const LOOKS: u32 = 3;
+
+/// What happens to a connection besides its requests.
+enum ConnectionEvent {
+    /// It should take no further requests.
+    Leave,
+    /// The gateway shuts down further.
+    Phase,
+    /// It is time to see whether it is idle.
+    Look,
+}
 
 /// Serves a connection until its peer leaves, its idle time is over, or the gateway shuts down.
 pub(super) async fn run<T, S, B>(socket: T, peer: Peer, app: S, bounds: &ListenerBounds, drain: &Drain)
@@ -65,7 +76,14 @@ where
     let (mut leaving, mut rested, mut begun) = (false, 0, 0);
     loop {
         let mut leave = false;
-        tokio::select! {
+        let event = Aside::new(async {
+            tokio::select! {
+                () = link.asked_to_leave() => ConnectionEvent::Leave,
+                Ok(()) = phases.changed() => ConnectionEvent::Phase,
+                () = look.as_mut() => ConnectionEvent::Look,
+            }
+        });
+        let event = tokio::select! {
             biased;
             outcome = connection.as_mut() => {
                 if let Err(error) = outcome {
@@ -73,14 +91,17 @@ where
                 }
                 return;
             }
-            () = link.asked_to_leave() => leave = true,
+            event = event => event,
+        };
+        match event {
+            ConnectionEvent::Leave => leave = true,
             // A connection that arrives while requests are refused leaves after its refusal.
-            Ok(()) = phases.changed() => match *phases.borrow_and_update() {
+            ConnectionEvent::Phase => match *phases.borrow_and_update() {
                 DrainPhase::Running | DrainPhase::Draining => {}
                 DrainPhase::Refusing => leave = true,
                 DrainPhase::Closed => return,
             },
-            () = look.as_mut() => {
+            ConnectionEvent::Look => {
                 let resting = link.in_flight() == 0 && link.begun() == begun;
                 begun = link.begun();
                 rested = if resting { rested + 1 } else { 0 };

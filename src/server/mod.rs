@@ -8,7 +8,7 @@
 //! | part | what it does |
 //! | --- | --- |
 //! | `listener` | accepts connections within the limits (`connection_limits`); TLS handshakes |
-//! | `connection` | serves one connection; idle time, drain |
+//! | `connection`, `aside` | serves one connection; idle time, drain |
 //! | `service` | adds the [`Peer`] to each request, refuses malformed framing, counts requests |
 //! | `head_timeout`, `framing`, `frames` | head timeout; where requests begin and end |
 //! | `write_timeout` | write timeouts |
@@ -17,6 +17,7 @@
 //! | [`admin`] | the admin port |
 
 pub mod admin;
+mod aside;
 mod bounds;
 mod connection;
 mod connection_limits;
