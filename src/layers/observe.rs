@@ -15,6 +15,7 @@ use tracing::Instrument;
 use tracing::instrument::Instrumented;
 
 use crate::clock::{Clock, Nanos};
+use crate::hex;
 use crate::layers::body::{BodyGuard, Guarded};
 use crate::metrics::{InFlightSeries, Metrics, PoolSeries};
 use crate::openai::headers;
@@ -127,7 +128,7 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
     };
     match headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok()).filter(harmless) {
         Some(id) => id.into(),
-        None => format!("{:032x}", fastrand::u128(..)).into(),
+        None => String::from_utf8_lossy(&hex::digits(fastrand::u128(..))).into(),
     }
 }
 

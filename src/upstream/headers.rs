@@ -4,6 +4,8 @@
 //! §7.6.1), carry the gateway's secrets, or are reserved to the gateway. Fields are removed in
 //! place in one pass over the names; the map is not rebuilt.
 
+use std::net::IpAddr;
+
 use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName,
     HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
@@ -178,7 +180,7 @@ fn set_forwarded(headers: &mut HeaderMap, from: &Forwarding, forwarded: bool, ho
             chain.extend_from_slice(b", ");
         }
     }
-    chain.extend_from_slice(from.peer_ip.to_string().as_bytes());
+    push_address(&mut chain, from.peer_ip);
     if let Ok(chain) = HeaderValue::from_bytes(&chain) {
         headers.insert(X_FORWARDED_FOR, chain);
     }
@@ -187,6 +189,19 @@ fn set_forwarded(headers: &mut HeaderMap, from: &Forwarding, forwarded: bool, ho
         .or_insert_with(|| HeaderValue::from_static(if from.tls { "https" } else { "http" }));
     if let Some(host) = host {
         headers.entry(X_FORWARDED_HOST).or_insert(host);
+    }
+}
+
+/// Writes an address; IPv4 without the formatter, which takes ten times as long.
+fn push_address(text: &mut Vec<u8>, address: IpAddr) {
+    let IpAddr::V4(address) = address else {
+        return text.extend_from_slice(address.to_string().as_bytes());
+    };
+    for (place, part) in address.octets().into_iter().enumerate() {
+        if place > 0 {
+            text.push(b'.');
+        }
+        text.extend_from_slice(itoa::Buffer::new().format(part).as_bytes());
     }
 }
 

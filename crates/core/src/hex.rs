@@ -1,5 +1,7 @@
 //! Hexadecimal encoding.
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// Encodes `bytes` in lower case, two digits for each.
 #[must_use]
 pub fn write(bytes: &[u8]) -> String {
@@ -9,6 +11,16 @@ pub fn write(bytes: &[u8]) -> String {
         text.extend([digit(byte >> 4), digit(byte & 15)]);
     }
     text
+}
+
+/// Encodes `number` in lower case, as 32 digits.
+#[must_use]
+pub fn digits(number: u128) -> [u8; 32] {
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(number.to_be_bytes()) {
+        *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    }
+    digits
 }
 
 /// Decodes `digits` of either case; `None` unless they are exactly `2 * N` hexadecimal digits.
@@ -37,6 +49,13 @@ mod tests {
         assert!(text.starts_with("000102") && text.ends_with("fdfeff"), "{text}");
         assert_eq!(read::<256>(text.as_bytes()).map(Vec::from), Some(all.clone()));
         assert_eq!(read::<256>(text.to_uppercase().as_bytes()).map(Vec::from), Some(all));
+    }
+
+    #[test]
+    fn a_number_has_all_its_digits() {
+        for number in [0, 1, u128::MAX, 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210] {
+            assert_eq!(digits(number), *format!("{number:032x}").as_bytes());
+        }
     }
 
     #[test]
