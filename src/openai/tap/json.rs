@@ -56,6 +56,11 @@ enum JsonPlace {
     Nothing,
 }
 
+/// Returns `true` for bytes outside of strings that matter; within a value (`deep`) fewer do.
+const fn is_structure(byte: u8, deep: bool) -> bool {
+    matches!(byte, b'"' | b'{' | b'}' | b'[' | b']') || (!deep && matches!(byte, b',' | b't'))
+}
+
 impl JsonTap {
     /// Creates an observer for the start of a response.
     #[must_use]
@@ -83,10 +88,18 @@ impl JsonTap {
 
     /// Reads the next bytes, cut anywhere.
     pub fn feed(&mut self, chunk: &[u8]) {
-        let mut at = 0;
+        let from = self.scan(chunk);
+        if self.found.is_some() {
+            self.keep(chunk.get(from..).unwrap_or_default());
+        }
+    }
+
+    /// Reads the bytes and returns where those begin that are inside `usage` or `error` and not kept.
+    fn scan(&mut self, chunk: &[u8]) -> usize {
+        let (mut at, mut from) = (0, 0);
         while let Some(&byte) = chunk.get(at) {
             match self.place {
-                JsonPlace::Nothing => return,
+                JsonPlace::Nothing => break,
                 JsonPlace::Text { .. } if self.error_begins => {
                     self.error_begins = false;
                     if byte != b'"' {
@@ -94,31 +107,38 @@ impl JsonTap {
                     }
                     self.text(byte, false, false);
                 }
-                JsonPlace::Text { name: false, escaped: false } if self.found.is_none() => {
+                JsonPlace::Text { name, escaped: false } => {
                     // The bulk of a response: skip to the next byte that could end the string.
-                    let Some(skipped) = chunk.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) else {
-                        return;
-                    };
+                    let rest = chunk.get(at..).unwrap_or_default();
+                    let skipped = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+                    self.skip_text(rest.get(..skipped).unwrap_or_default(), name);
                     at += skipped;
-                    self.text(chunk.get(at).copied().unwrap_or_default(), false, false);
+                    let Some(&end) = rest.get(skipped) else { break };
+                    self.text(end, name, false);
                 }
                 JsonPlace::Text { name, escaped } => self.text(byte, name, escaped),
                 JsonPlace::Before => self.before(byte),
-                JsonPlace::Names | JsonPlace::Values if self.depth > self.level && self.found.is_none() => {
-                    // Mostly numbers: an embedding has thousands.
+                JsonPlace::Names | JsonPlace::Values => {
                     let rest = chunk.get(at..).unwrap_or_default();
-                    let Some(skipped) =
-                        rest.iter().position(|byte| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']'))
-                    else {
-                        return;
-                    };
+                    // Mostly numbers: an embedding has thousands.
+                    let deep = self.depth > self.level;
+                    let skipped =
+                        rest.iter().position(|byte| is_structure(*byte, deep)).unwrap_or(rest.len());
                     at += skipped;
-                    self.structure(chunk.get(at).copied().unwrap_or_default());
+                    let Some(&next) = rest.get(skipped) else { break };
+                    let open = self.found.is_some();
+                    if open && self.depth == self.level + 1 && matches!(next, b'}' | b']') {
+                        self.keep(chunk.get(from..=at).unwrap_or_default());
+                    }
+                    self.structure(next);
+                    if !open {
+                        from = at + 1;
+                    }
                 }
-                JsonPlace::Names | JsonPlace::Values => self.structure(byte),
             }
             at += 1;
         }
+        from
     }
 
     fn before(&mut self, byte: u8) {
@@ -133,7 +153,6 @@ impl JsonTap {
     }
 
     fn structure(&mut self, byte: u8) {
-        self.keep(byte);
         let here = self.depth == self.level;
         match byte {
             b'"' => {
@@ -192,8 +211,15 @@ impl JsonTap {
         }
     }
 
+    /// Passes over bytes of a string that cannot end it.
+    fn skip_text(&mut self, text: &[u8], name: bool) {
+        if name {
+            let room = (NAME_BOUND + 1).saturating_sub(self.name.len());
+            self.name.extend_from_slice(text.get(..room).unwrap_or(text));
+        }
+    }
+
     fn text(&mut self, byte: u8, name: bool, escaped: bool) {
-        self.keep(byte);
         self.place = match byte {
             _ if escaped => JsonPlace::Text { name, escaped: false },
             b'\\' => JsonPlace::Text { name, escaped: true },
@@ -206,11 +232,11 @@ impl JsonTap {
         }
     }
 
-    /// Keeps a byte if inside `usage` or `error`.
-    fn keep(&mut self, byte: u8) {
+    /// Keeps bytes if inside `usage` or `error`.
+    fn keep(&mut self, bytes: &[u8]) {
         if let Some(found) = &mut self.found {
-            if found.len() < BOUND {
-                found.push(byte);
+            if found.len() + bytes.len() <= BOUND {
+                found.extend_from_slice(bytes);
             } else {
                 self.found = None;
                 if self.is_error() {
