@@ -289,7 +289,7 @@ impl<'a> Scanner<'a> {
 ///
 /// Checks eight bytes at a time, as most are plain. In each comparison only bytes above a true hit
 /// can be marked wrongly (by the subtraction's borrow), so the lowest mark is exact.
-fn plain_until(bytes: &[u8], mut at: usize) -> usize {
+pub(super) fn plain_until(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = u64::MAX / 255;
     const HIGHS: u64 = ONES << 7;
     while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {

@@ -1,5 +1,7 @@
 //! Reads one event of a stream.
 
+use std::ops::Range;
+
 use super::usage::Usage;
 use crate::openai::scan::{JsonError, Scanner};
 use crate::request::Blame;
@@ -25,16 +27,22 @@ impl StreamEvent {
 
     /// Reads an event's data. `None` if it starts as an object but ends too early.
     pub(super) fn read(data: &[u8]) -> Option<Self> {
-        match data.trim_ascii() {
-            b"" => Some(Self::default()),
-            b"[DONE]" => Some(Self { done: true, ..Self::default() }),
+        Self::read_text(data).map(|(event, _)| event)
+    }
+
+    /// Like [`StreamEvent::read`]; also returns where the latest text is that is content, if any.
+    pub(super) fn read_text(data: &[u8]) -> Option<(Self, Range<usize>)> {
+        let event = match data.trim_ascii() {
+            b"" => Self::default(),
+            b"[DONE]" => Self { done: true, ..Self::default() },
             [b'{', ..] => match EventReading::of(data) {
-                Ok(event) => Some(event),
-                Err(JsonError::End) => None,
-                Err(_) => Some(Self::UNKNOWN),
+                Ok(read) => return Some(read),
+                Err(JsonError::End) => return None,
+                Err(_) => Self::UNKNOWN,
             },
-            _ => Some(Self::UNKNOWN),
-        }
+            _ => Self::UNKNOWN,
+        };
+        Some((event, 0..0))
     }
 }
 
@@ -53,10 +61,12 @@ struct EventReading<'a> {
     stops: bool,
     /// Cause by the code next to an error.
     code: Option<Blame>,
+    /// The latest text that is content, without its quotes.
+    text: Range<usize>,
 }
 
 impl<'a> EventReading<'a> {
-    fn of(data: &'a [u8]) -> Result<StreamEvent, JsonError> {
+    fn of(data: &'a [u8]) -> Result<(StreamEvent, Range<usize>), JsonError> {
         let mut reading = Self::default();
         let mut scanner = Scanner::new(data);
         scanner.object::<JsonError>(|scanner, key| {
@@ -81,7 +91,39 @@ impl<'a> EventReading<'a> {
             Ok(())
         })?;
         scanner.finish()?;
-        Ok(reading.finish())
+        let text = std::mem::take(&mut reading.text);
+        Ok((reading.finish(), text))
+    }
+
+    /// Reads a value that is content if it is not empty, and returns whether it is.
+    fn content(&mut self, scanner: &mut Scanner<'_>) -> Result<bool, JsonError> {
+        let (first, start) = (scanner.peek()?, scanner.at());
+        let full = is_full(scanner)?;
+        if full && first == b'"' {
+            self.text = start + 1..scanner.at() - 1;
+        }
+        Ok(full)
+    }
+
+    /// Returns `true` if a member of a delta is content: not empty, and not just a label of its part.
+    fn is_content(&mut self, name: &[u8], scanner: &mut Scanner<'_>) -> Result<bool, JsonError> {
+        match name {
+            b"role" | b"type" | b"index" => scanner.skip().map(|()| false),
+            _ => self.content(scanner),
+        }
+    }
+
+    /// Returns `true` if any member of a delta is content.
+    fn bears_content(&mut self, scanner: &mut Scanner<'_>) -> Result<bool, JsonError> {
+        if scanner.peek()? != b'{' {
+            return self.content(scanner);
+        }
+        let mut content = false;
+        scanner.object::<JsonError>(|scanner, key| {
+            content |= self.is_content(key.raw, scanner)?;
+            Ok(())
+        })?;
+        Ok(content)
     }
 
     /// Reads chat and completions: one delta per choice with content.
@@ -97,9 +139,9 @@ impl<'a> EventReading<'a> {
             let (mut full, mut finished) = (false, false);
             scanner.object::<JsonError>(|scanner, key| {
                 match key.raw {
-                    b"text" => full |= is_full(scanner)?,
+                    b"text" => full |= self.content(scanner)?,
                     b"finish_reason" => finished |= !string(scanner)?.is_empty(),
-                    b"delta" | b"message" => full |= bears_content(scanner)?,
+                    b"delta" | b"message" => full |= self.bears_content(scanner)?,
                     b"usage" => self.event.usage = Usage::read(scanner)?.or(self.event.usage),
                     _ => scanner.skip()?,
                 }
@@ -114,7 +156,7 @@ impl<'a> EventReading<'a> {
     /// Reads the delta of a response's or a message's event.
     fn delta(&mut self, scanner: &mut Scanner<'a>) -> Result<(), JsonError> {
         if scanner.peek()? != b'{' {
-            self.has_delta = is_full(scanner)?;
+            self.has_delta = self.content(scanner)?;
             return Ok(());
         }
         scanner.object(|scanner, key| match key.raw {
@@ -123,7 +165,7 @@ impl<'a> EventReading<'a> {
                 Ok(())
             }
             _ => {
-                self.has_delta |= is_content(key.raw, scanner)?;
+                self.has_delta |= self.is_content(key.raw, scanner)?;
                 Ok(())
             }
         })
@@ -190,27 +232,6 @@ fn is_full(scanner: &mut Scanner<'_>) -> Result<bool, JsonError> {
         b'n' => false,
         _ => true,
     })
-}
-
-/// Returns `true` if a member of a delta is content: not empty, and not just a label of its part.
-fn is_content(name: &[u8], scanner: &mut Scanner<'_>) -> Result<bool, JsonError> {
-    match name {
-        b"role" | b"type" | b"index" => scanner.skip().map(|()| false),
-        _ => is_full(scanner),
-    }
-}
-
-/// Returns `true` if any member of a delta is content.
-fn bears_content(scanner: &mut Scanner<'_>) -> Result<bool, JsonError> {
-    if scanner.peek()? != b'{' {
-        return is_full(scanner);
-    }
-    let mut content = false;
-    scanner.object::<JsonError>(|scanner, key| {
-        content |= is_content(key.raw, scanner)?;
-        Ok(())
-    })?;
-    Ok(content)
 }
 
 /// Returns `true` if the start of a block is content, as of a tool call; text comes later.

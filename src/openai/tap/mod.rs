@@ -13,6 +13,7 @@ mod filter;
 mod json;
 mod lines;
 mod pings;
+mod repeated;
 mod sse;
 mod usage;
 

@@ -3,6 +3,7 @@
 use super::event::StreamEvent;
 use super::json::JsonTap;
 use super::lines::{LineFinder, LineStep, field, without_mark};
+use super::repeated::RepeatedEvent;
 use super::usage::{Usage, UsageAccount};
 use super::{LINE_BOUND, empty};
 use crate::openai::error::StreamFormat;
@@ -44,6 +45,8 @@ pub struct SseTap {
     spilt: bool,
     /// `true` after the first line, which may have a byte order mark.
     begun: bool,
+    /// An event that the next ones may be like.
+    repeated: RepeatedEvent,
     /// Meaning of the current event's name.
     name: EventName,
     stream_format: StreamFormat,
@@ -184,7 +187,10 @@ impl SseTap {
         } else if !self.data.is_empty() {
             self.data.push(b'\n');
             self.data.extend_from_slice(data);
-        } else if let Some(event) = StreamEvent::read(data) {
+        } else if let Some(event) = self.repeated.read(data) {
+            self.count(event);
+        } else if let Some((event, text)) = StreamEvent::read_text(data) {
+            self.repeated.keep(data, event, text);
             self.count(event);
         } else {
             self.data.extend_from_slice(data);
