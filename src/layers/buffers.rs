@@ -1,9 +1,9 @@
 //! The memory budget of buffered request bodies.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 /// The memory budget that all buffered request bodies share.

@@ -8,7 +8,12 @@ use http::header::{CONTENT_LOCATION, Entry, HeaderMap, HeaderName, HeaderValue, 
 /// Rewrites URLs of the worker itself to paths at the gateway, without the worker's own address and
 /// the `prefix` of its URL.
 pub(crate) fn relocate(headers: &mut HeaderMap, authority: &HeaderValue, prefix: &str) {
+    // Nearly no response has one of these fields.
+    let concerned = |name: &HeaderName| [LOCATION, CONTENT_LOCATION, REFRESH, LINK].contains(name);
     let Ok(authority) = authority.to_str() else { return };
+    if !headers.keys().any(concerned) {
+        return;
+    }
     let path = |reference: &str| own_path(reference, authority, prefix);
     for name in [LOCATION, CONTENT_LOCATION] {
         rewrite(headers, name, path);
