@@ -3,7 +3,7 @@
 //! It compares snapshots instead of being notified, so the request path needs no code for the page
 //! or the log. Changes that revert within one second are missed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -24,6 +24,8 @@ pub(super) enum FleetChange {
     Worker { worker: Arc<str>, pool: Arc<str>, turn: WorkerEvent, eligible: bool, why: Option<Arc<str>> },
     /// Of a pool: a process takes its jobs that is none of its workers.
     Stranger { pool: Arc<str>, worker: Arc<str>, why: Arc<str> },
+    /// Of a pool: workers of several versions share the jobs of a side.
+    Versions { pool: Arc<str>, side: Arc<str>, versions: Arc<str> },
     /// Of further workers.
     More { count: usize, turn: WorkerEvent },
 }
@@ -58,6 +60,9 @@ impl fmt::Display for FleetChange {
                 why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
             }
             Self::Stranger { pool, worker, why } => write!(f, "pool {pool}: {worker} {why}"),
+            Self::Versions { pool, side, versions } => {
+                write!(f, "pool {pool}: several versions share the jobs of {side}: {versions}")
+            }
             Self::More { count, turn } => write!(f, "{count} more workers: {}", turn.as_str()),
         }
     }
@@ -82,6 +87,10 @@ impl FleetChange {
             Self::Stranger { pool, worker, why } => {
                 let reason = &**why;
                 tracing::warn!(worker = &**worker, pool = &**pool, reason, "a stranger takes jobs");
+            }
+            Self::Versions { pool, side, versions } => {
+                let (pool, side, versions) = (&**pool, &**side, &**versions);
+                tracing::info!(pool, side, versions, "several versions share the jobs of a colour");
             }
             Self::More { count, turn: turn @ WorkerEvent::Red } => {
                 tracing::warn!(count, "more workers: {}", turn.as_str());
@@ -150,6 +159,12 @@ pub(super) fn changes(before: &GatewayView, after: &GatewayView) -> Vec<FleetCha
             worker: Arc::clone(&stranger.worker),
             why: Arc::clone(&stranger.why),
         }));
+        let mixed_before = old.map(mixed).unwrap_or_default();
+        let new = mixed(pool).into_iter().filter(|side| !mixed_before.contains(side)).take(NAMED);
+        changes.extend(new.map(|(side, versions)| {
+            let pool = Arc::clone(&pool.name);
+            FleetChange::Versions { pool, side, versions }
+        }));
     }
     workers(before, after, &mut changes);
     changes
@@ -157,6 +172,20 @@ pub(super) fn changes(before: &GatewayView, after: &GatewayView) -> Vec<FleetCha
 
 fn strangers(pool: &PoolView) -> &[StrangerView] {
     pool.strangers.as_deref().unwrap_or_default()
+}
+
+/// Returns the sides of a queue whose workers are of several versions, with the versions.
+fn mixed(pool: &PoolView) -> Vec<(Arc<str>, Arc<str>)> {
+    let mut sides: BTreeMap<&Arc<str>, BTreeSet<&str>> = BTreeMap::new();
+    for worker in &pool.workers {
+        let version = worker.said.as_ref().and_then(|said| said.version.as_deref());
+        if let (Some(side), Some(version)) = (&worker.member_of, version) {
+            sides.entry(side).or_default().insert(version);
+        }
+    }
+    let text = |versions: BTreeSet<&str>| versions.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
+    let several = sides.into_iter().filter(|(_, versions)| versions.len() > 1);
+    several.map(|(side, versions)| (Arc::clone(side), text(versions).into())).collect()
 }
 
 type EventPlace<'a> = (&'a PoolView, &'a WorkerView);
@@ -201,6 +230,7 @@ fn tell<'a>(turn: WorkerEvent, places: impl Iterator<Item = EventPlace<'a>>, cha
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::view::HeartbeatView;
 
     fn told(changes: Vec<FleetChange>) -> Vec<String> {
         changes.iter().map(FleetChange::to_string).collect()
@@ -259,6 +289,24 @@ mod tests {
             ]
         );
         assert!(changes(&after, &after).is_empty());
+    }
+
+    #[test]
+    fn versions_that_share_a_side_are_a_line() {
+        let side = |versions: &[&str]| {
+            let names: Vec<_> = (0..versions.len()).map(|index| format!("w{index}")).collect();
+            let mut scene = scene(&names.iter().map(|name| (&**name, Light::Green)).collect::<Vec<_>>());
+            for (worker, version) in scene.pools[0].workers.iter_mut().zip(versions) {
+                worker.member_of = Some("chat.blue".into());
+                worker.said =
+                    Some(HeartbeatView { version: Some((*version).into()), ..HeartbeatView::default() });
+            }
+            scene
+        };
+        let (one, two) = (side(&["1", "1"]), side(&["1", "2"]));
+        let line = "pool chat: several versions share the jobs of chat.blue: 1, 2";
+        assert_eq!(told(changes(&one, &two)), [line]);
+        assert!(changes(&two, &two).is_empty() && changes(&two, &one).is_empty());
     }
 
     #[test]

@@ -122,15 +122,29 @@ export const pools = (place, scene, onSwitch) => {
       `${pool.active ? `${pool.active} is active` : "all colours are active"}; ${pool.in_flight} in flight${ceiling}.`;
     follow(part, pool.active ?? "");
     workers(part.querySelector("table"), pool);
-    strangers(part.querySelector(".strangers"), pool.strangers ?? []);
+    strangers(part.querySelector(".strangers"), pool);
   }
   for (const gone of known.values()) gone.remove();
 };
 
-// Processes that take a pool's jobs and are none of its workers. The list is rebuilt only if it
-// changes, so that it is not read aloud each second.
-const strangers = (list, all) => {
-  const lines = all.map((stranger) => `${stranger.worker} ${stranger.why}.`);
+// Sides of a queue whose workers are of several versions.
+const mixed = (pool) => {
+  const sides = new Map();
+  for (const worker of pool.workers) {
+    if (!worker.member_of || !worker.said?.version) continue;
+    if (!sides.has(worker.member_of)) sides.set(worker.member_of, new Set());
+    sides.get(worker.member_of).add(worker.said.version);
+  }
+  return [...sides].filter(([, versions]) => versions.size > 1);
+};
+
+// Processes that take a pool's jobs and are none of its workers, and versions that share them. The list is
+// rebuilt only if it changes, so that it is not read aloud each second.
+const strangers = (list, pool) => {
+  const lines = [
+    ...(pool.strangers ?? []).map((stranger) => `${stranger.worker} ${stranger.why}.`),
+    ...mixed(pool).map(([side, versions]) => `Several versions share the jobs of ${side}: ${[...versions].sort().join(", ")}.`),
+  ];
   if (list.dataset.told === lines.join("\n")) return;
   list.dataset.told = lines.join("\n");
   list.replaceChildren(...lines.map((line) => make("p", { class: "red" }, line)));
