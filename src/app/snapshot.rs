@@ -86,6 +86,8 @@ fn member(member: &QueueMember, side: &WorkerView) -> WorkerView {
 impl App {
     pub(super) fn view(&self) -> GatewayView {
         let inner = &*self.0;
+        // Not within the value below, where the lock would be held while the rules take it again.
+        let callers = inner.second.lock().callers.clone();
         GatewayView {
             version: env!("CARGO_PKG_VERSION").into(),
             phase: format!("{:?}", inner.drain.phase()).to_lowercase().into(),
@@ -101,7 +103,7 @@ impl App {
             reloads: inner.metrics.reloads(),
             pools: self.pools(),
             hidden_workers: 0,
-            callers: inner.second.lock().callers.clone(),
+            callers,
             rules: self.rules_in_use(),
         }
     }
