@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test balancers fmt lint unit client fleet queue-workers queue-load queue-load-short queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes k6 bench bench-proxy release-pgo observe-cost overload failover heartbeats redis-away fuzz deny demo llama-cpp image image-short compose packages release-dry-run
+.PHONY: help test balancers fmt lint unit client fleet queue-workers queue-load queue-load-short queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes k6 bench bench-proxy instructions release-pgo observe-cost overload failover heartbeats redis-away fuzz deny demo llama-cpp image image-short compose packages release-dry-run
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -113,6 +113,10 @@ bench: ## all benchmarks
 bench-proxy: ## CPU of a request and of an event beside nginx and HAProxy, and what they allocate; some 8 minutes
 	scripts/bench-proxy
 	cargo test --quiet --locked --test allocations -- --nocapture
+
+instructions: ## the instructions of a small request and of an event, by function; beside other load too
+	scripts/instructions
+	scripts/instructions --stream
 
 release-pgo: ## the build that is shipped, guided by a profile of the benchmark's load; some 15 minutes
 	scripts/release-pgo
