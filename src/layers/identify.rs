@@ -88,6 +88,8 @@ pub struct KnownCallers {
     settings: CallerSettings,
     // Indexed by the digest of the secret: the time of a lookup reveals nothing about the secret.
     by_digest: HashMap<[u8; 32], usize>,
+    /// The callers' ids of the configured keys.
+    ids: Vec<Arc<str>>,
     stored: Option<Arc<StoredCallers>>,
     tokens: Option<Tokens>,
 }
@@ -95,8 +97,7 @@ pub struct KnownCallers {
 /// The owner of a request's key or token.
 #[derive(Debug)]
 struct Owner {
-    /// Key or token.
-    namespace: CallerNamespace,
+    /// The caller's id, with its namespace.
     id: Arc<str>,
     rights: CallerRights,
 }
@@ -116,7 +117,8 @@ impl KnownCallers {
     #[must_use]
     pub fn new(settings: CallerSettings) -> Self {
         let by_digest = settings.keys.iter().enumerate().map(|(index, key)| (key.sha256, index)).collect();
-        Self { settings, by_digest, stored: None, tokens: None }
+        let ids = settings.keys.iter().map(|key| caller_id(CallerNamespace::Key, &key.id)).collect();
+        Self { settings, by_digest, ids, stored: None, tokens: None }
     }
 
     /// Adds the callers stored in Redis. Configured keys take precedence.
@@ -165,13 +167,12 @@ impl KnownCallers {
             return Err(Refusal::new(Reason::Unauthorized, message));
         }
         let identity = self.settings.from.iter().find_map(|source| match source {
-            IdentitySource::ApiKey => owner
-                .as_ref()
-                .map(|owner| CallerId { namespace: owner.namespace, name: &owner.id }.to_string()),
-            IdentitySource::Header(header) if trusted => identity_header(headers, header)
-                .map(|name| CallerId { namespace: CallerNamespace::Header, name }.to_string()),
+            IdentitySource::ApiKey => owner.as_ref().map(|owner| Arc::clone(&owner.id)),
+            IdentitySource::Header(header) if trusted => {
+                identity_header(headers, header).map(|name| caller_id(CallerNamespace::Header, name))
+            }
             IdentitySource::Header(_) => None,
-            IdentitySource::Ip => Some(address_id(client_ip)),
+            IdentitySource::Ip => Some(address_id(client_ip).into()),
         });
         let Some(id) = identity else {
             return Err(Refusal::new(
@@ -242,23 +243,22 @@ impl KnownCallers {
     }
 
     fn owner_of_key(&self, digest: &[u8; 32]) -> Option<Owner> {
-        let owner = |key: &KeyOwner| {
-            bool::from(key.sha256.ct_eq(digest)).then(|| Owner {
-                namespace: CallerNamespace::Key,
-                id: Arc::clone(&key.id),
-                rights: key.rights.clone(),
-            })
-        };
-        let configured = self.by_digest.get(digest).and_then(|index| self.settings.keys.get(*index));
-        configured.and_then(owner).or_else(|| owner(&*self.stored.as_ref()?.find(digest)?))
+        let is_own = |key: &KeyOwner| bool::from(key.sha256.ct_eq(digest));
+        let configured = self.by_digest.get(digest).and_then(|index| {
+            let key = self.settings.keys.get(*index).filter(|key| is_own(key))?;
+            Some(Owner { id: Arc::clone(self.ids.get(*index)?), rights: key.rights.clone() })
+        });
+        configured.or_else(|| {
+            let key = self.stored.as_ref()?.find(digest).filter(|key| is_own(key))?;
+            Some(Owner { id: caller_id(CallerNamespace::Key, &key.id), rights: key.rights.clone() })
+        })
     }
 
     /// Returns `None` if the secret is no token, or if tokens are not configured.
     fn owner_of_token(&self, secret: &[u8], digest: &[u8; 32]) -> Option<Result<Owner, TokenError>> {
         let tokens = self.tokens.as_ref().filter(|_| looks_like_a_token(secret))?;
         Some(tokens.check(secret, digest, unix_seconds()).map(|bearer| Owner {
-            namespace: CallerNamespace::Token,
-            id: Arc::clone(&bearer.id),
+            id: caller_id(CallerNamespace::Token, &bearer.id),
             rights: bearer.rights.clone(),
         }))
     }
@@ -276,6 +276,10 @@ impl KnownCallers {
         }
         client
     }
+}
+
+fn caller_id(namespace: CallerNamespace, name: &str) -> Arc<str> {
+    CallerId { namespace, name }.to_string().into()
 }
 
 fn bearer(value: &[u8]) -> Option<&[u8]> {
