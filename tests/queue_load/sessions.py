@@ -124,7 +124,7 @@ async def sessions(count, turns, seed, is_quiet, fault):
         print(f"           {100 * share:.2f} % at the worker of the turn before while it lived; first token p50"
               f" {1000 * ttft[len(ttft) // 2]:.0f} ms, p99 {1000 * p99:.0f} ms at {SHARE}×; {len(wrong)} of {pairs} turns began before the one before"
               f" had ended; {broken} broke off and {refused} were refused")
-        if wrong or pairs < count * turns * 0.9:
+        if wrong or pairs < count * (turns - 1) * 0.9:
             fault(f"sessions: of {pairs} turns, {len(wrong)} began before the one before had ended: {wrong[:1]}")
         if is_quiet and share < STAYS:
             fault(f"sessions: {100 * share:.2f} % stayed, fewer than {100 * STAYS:.0f} %")
