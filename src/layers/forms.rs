@@ -11,12 +11,13 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use smallvec::SmallVec;
 
 use super::buffers::{BufferHold, Buffers};
 use super::intake::no_room;
 use crate::openai::form::{FormError, FormTap, boundary};
 use crate::refusal::{Reason, Refusal};
-use crate::request::PayloadError;
+use crate::request::{ModelPart, Payload, PayloadError};
 
 /// The beginning of a form, as far as it was read.
 #[derive(Debug)]
@@ -86,20 +87,34 @@ where
     Ok((FormStart { model, tap, read: read.freeze() }, hold))
 }
 
-/// A form that is forwarded as it arrives, and read along.
-#[derive(Debug)]
-pub(super) struct FormBody<B> {
-    tap: FormTap,
-    /// What was read before.
-    start: Option<Bytes>,
-    rest: B,
+impl FormStart {
+    /// Returns the form with the model named `served`, if that is another name, and its piece that
+    /// names the model. `rest` is what follows the beginning.
+    pub(super) fn payload<B>(self, rest: B, served: Option<&str>) -> (Payload, Option<ModelPart>)
+    where
+        B: Body<Data = Bytes, Error = PayloadError> + Send + Unpin + 'static,
+    {
+        let Self { model, tap, read } = self;
+        let at = tap.model_at();
+        let mut pieces: SmallVec<[Bytes; 3]> = SmallVec::new();
+        let part = model.map(|_| ModelPart { index: usize::from(at.start > 0), json: false });
+        match part {
+            Some(part) => {
+                let name = served.map_or_else(|| read.slice(at.clone()), |served| part.write(served));
+                pieces.extend([read.slice(..at.start), name, read.slice(at.end..)]);
+            }
+            None => pieces.push(read),
+        }
+        pieces.retain(|piece| !piece.is_empty());
+        (Payload::streaming(pieces, FormBody { tap, rest }.boxed_unsync()), part)
+    }
 }
 
-impl<B> FormBody<B> {
-    /// Puts the beginning of a form before its `rest`.
-    pub(super) fn new(FormStart { tap, read, .. }: FormStart, rest: B) -> Self {
-        Self { tap, start: Some(read).filter(|read| !read.is_empty()), rest }
-    }
+/// The rest of a form, which is forwarded as it arrives, and read along.
+#[derive(Debug)]
+struct FormBody<B> {
+    tap: FormTap,
+    rest: B,
 }
 
 impl<B: Body<Data = Bytes, Error = PayloadError> + Unpin> Body for FormBody<B> {
@@ -111,9 +126,6 @@ impl<B: Body<Data = Bytes, Error = PayloadError> + Unpin> Body for FormBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
         let this = self.get_mut();
-        if let Some(start) = this.start.take() {
-            return Poll::Ready(Some(Ok(Frame::data(start))));
-        }
         let frame = ready!(Pin::new(&mut this.rest).poll_frame(cx));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
@@ -125,18 +137,11 @@ impl<B: Body<Data = Bytes, Error = PayloadError> + Unpin> Body for FormBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.start.is_none() && self.rest.is_end_stream()
+        self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let before = self.start.as_ref().map_or(0, |start| start.len() as u64);
-        let rest = self.rest.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower() + before);
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper + before);
-        }
-        hint
+        self.rest.size_hint()
     }
 }
 
@@ -164,6 +169,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_is_held_than_up_to_the_model_and_all_of_it_is_passed_on() {
+        let model_part = |name: &str| part("model", name);
         let form =
             [part("language", "de"), part("model", "m"), part("file", &"x".repeat(10_000)), "--b--".into()];
         let form = form.concat();
@@ -172,7 +178,14 @@ mod tests {
             let (start, hold) = start(&mut body, 1000).await.expect("the model comes early");
             assert_eq!(start.model.as_deref(), Some("m"));
             assert!(start.read.len() <= 150 + length, "{}", start.read.len());
-            let sent = FormBody::new(start, body);
+            let served = (length == 7).then_some("another");
+            let (mut sent, part) = start.payload(body, served);
+            let part = part.expect("the model has a piece of its own");
+            if length == 100 {
+                *sent.piece_mut(part.index).expect("it is held") = part.write("third");
+            }
+            let name = if length == 100 { "third" } else { served.unwrap_or("m") };
+            let form = form.replace(&model_part("m"), &model_part(name));
             assert_eq!(sent.collect().await.expect("it is whole").to_bytes(), form.as_bytes());
             drop(hold);
         }
@@ -192,7 +205,7 @@ mod tests {
         let twice = [part("model", "m"), file, part("model", "n"), "--b--".into()].concat();
         let mut body = pieces(&twice, 500);
         let (start, _hold) = start(&mut body, 1000).await.expect("the first comes early");
-        let error = FormBody::new(start, body).collect().await.expect_err("the second cuts the upload");
+        let error = start.payload(body, None).0.collect().await.expect_err("the second cuts the upload");
         assert_eq!(error.refusal().reason, Reason::BadRequest);
     }
 }

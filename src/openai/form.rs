@@ -4,6 +4,8 @@
 //! of one part, and the value of `model`. It goes on after that: a second `model` could mean one
 //! thing to the gateway and another to a worker.
 
+use std::ops::Range;
+
 use memchr::memmem;
 
 use super::body::MAX_MODEL_BYTES;
@@ -50,6 +52,10 @@ pub struct FormTap {
     kept: Vec<u8>,
     parts: u32,
     model: Option<Box<str>>,
+    /// Bytes before the chunk that is being read.
+    before: usize,
+    /// Where the model's name is in the form.
+    model_at: Range<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +104,8 @@ impl FormTap {
             kept: Vec::new(),
             parts: 0,
             model: None,
+            before: 0,
+            model_at: 0..0,
         }
     }
 
@@ -105,6 +113,12 @@ impl FormTap {
     #[must_use]
     pub fn model(&self) -> Option<&str> {
         self.model.as_deref()
+    }
+
+    /// Returns where the form has the model's name, in bytes from its beginning; empty without one.
+    #[must_use]
+    pub fn model_at(&self) -> Range<usize> {
+        self.model_at.clone()
     }
 
     /// Returns `true` after the last part.
@@ -124,25 +138,32 @@ impl FormTap {
                 FormPlace::Over => return Ok(()),
                 FormPlace::Delimited => self.delimited(rest)?,
                 FormPlace::Head => self.head(rest)?,
-                FormPlace::Preamble => self.value(rest, false)?,
-                FormPlace::Value { model } => self.value(rest, model)?,
+                FormPlace::Preamble => self.value(rest, None)?,
+                FormPlace::Value { model } => {
+                    let at = self.before + chunk.len() - rest.len();
+                    self.value(rest, model.then_some(at))?
+                }
             };
         }
+        self.before += chunk.len();
         Ok(())
     }
 
-    /// Reads a value up to the delimiter after it, and returns what follows.
-    fn value<'c>(&mut self, chunk: &'c [u8], model: bool) -> Result<&'c [u8], FormError> {
+    /// Reads a value up to the delimiter after it, and returns what follows. `model` is where the chunk
+    /// is in the form, if the value is the model's name.
+    fn value<'c>(&mut self, chunk: &'c [u8], model: Option<usize>) -> Result<&'c [u8], FormError> {
         let end = self.find(chunk);
-        if model {
+        if let Some(at) = model {
             let more = chunk.get(..end.unwrap_or(chunk.len())).unwrap_or_default();
             self.kept.extend_from_slice(more);
             let name = self.kept.len().saturating_sub(self.delimiter.needle().len());
             if name as u64 > MAX_MODEL_BYTES {
                 return Err(FormError::Model);
             }
-            if end.is_some() {
+            if let Some(end) = end {
                 self.kept.truncate(name);
+                let end = (at + end).saturating_sub(self.delimiter.needle().len());
+                self.model_at = end.saturating_sub(name)..end;
                 let name = std::str::from_utf8(&self.kept).map_err(|_| FormError::Model)?;
                 self.model = Some(name.into());
             }

@@ -1,6 +1,5 @@
 //! Falling back to another model, before the response is committed.
 
-use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::error::RepeatSafety;
@@ -8,7 +7,7 @@ use super::forward::{Forward, counted};
 use crate::clock::{Clock, Nanos, saturating_nanos};
 use crate::models::FallbackReason;
 use crate::refusal::Refusal;
-use crate::request::{Ending, Payload};
+use crate::request::Ending;
 use crate::shed::{Permit, PermitRequest, Waiter};
 
 impl Forward<'_> {
@@ -55,10 +54,10 @@ impl Forward<'_> {
 
     /// Names `model` in the body of the request.
     pub(super) fn name_model(&mut self, model: &str) {
-        if let (Some(part), Some(Payload::Buffered(pieces))) = (self.model_part, &mut self.payload)
-            && let Some(piece) = pieces.get_mut(part.0)
+        if let (Some(part), Some(payload)) = (self.model_part, &mut self.payload)
+            && let Some(piece) = payload.piece_mut(part.index)
         {
-            *piece = Bytes::from(serde_json::Value::from(model).to_string());
+            *piece = part.write(model);
         }
     }
 

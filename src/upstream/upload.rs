@@ -51,15 +51,17 @@ impl Upload {
 
 /// Observes a streamed body and removes forbidden trailers; `strip` lists fields with the gateway's
 /// secrets. Returns `None` for a body that is in memory or empty.
-pub(crate) fn follow(payload: Payload, strip: &[HeaderName]) -> (Payload, Option<Upload>) {
+pub(crate) fn follow(mut payload: Payload, strip: &[HeaderName]) -> (Payload, Option<Upload>) {
     if payload.is_end_stream() {
         // An empty body can be sent any number of times.
         return (Payload::empty(), None);
     }
-    let Payload::Streaming(inner) = payload else { return (payload, None) };
     let upload = Upload::default();
-    let followed = Followed { inner, upload: upload.clone(), strip: strip.iter().cloned().collect() };
-    (Payload::Streaming(followed.boxed_unsync()), Some(upload))
+    let streams = payload.map_rest(|inner| {
+        let strip = strip.iter().cloned().collect();
+        Followed { inner, upload: upload.clone(), strip }.boxed_unsync()
+    });
+    (payload, streams.then_some(upload))
 }
 
 struct Followed {

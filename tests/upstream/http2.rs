@@ -522,7 +522,7 @@ async fn trailers_pass_in_both_directions() {
     ];
     let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
     let request = Request::builder().method(Method::PUT).uri("/x").extension(RequestCost::path());
-    let request = request.body(Payload::Streaming(body)).unwrap();
+    let request = request.body(Payload::streaming(Default::default(), body)).unwrap();
     let (data, heard, ended) = read(dam.send("w1", request).await.unwrap()).await;
     ended.unwrap();
     assert_eq!((data.as_slice(), heard), (&b"x"[..], Some(trailers)));

@@ -56,7 +56,7 @@ async fn what_went_out_on_a_dying_connection_goes_out_again_on_a_new_one() {
         for mut request in [
             chat(false, true),
             path(Method::PUT, Payload::from(Bytes::from_static(b"whole"))),
-            path(Method::GET, Payload::Streaming(nothing)),
+            path(Method::GET, Payload::streaming(Default::default(), nothing)),
         ] {
             let dam = with_a_kept_connection(&worker).await;
             let (before, record) = (worker.asked().len(), flight_of(&mut request));

@@ -285,7 +285,7 @@ pub(crate) fn chat(stream: bool, retryable: bool) -> Request<Payload> {
 pub(crate) fn streaming(pieces: Vec<Result<&'static str, PayloadError>>) -> Payload {
     let frames =
         pieces.into_iter().map(|piece| piece.map(|text| Frame::data(Bytes::from_static(text.as_bytes()))));
-    Payload::Streaming(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
+    Payload::streaming(Default::default(), StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
 }
 
 /// Creates the record of a request that is about to be sent.

@@ -163,9 +163,9 @@ impl JobsSettings {
     /// Copies the request if it may be answered later and its body is in memory.
     pub(super) fn keep(&self, request: &Request<Payload>, wish: &JobOptions) -> Option<SpareRequest> {
         let context = RequestContext::of(request.extensions()).ok().filter(|_| wish.respond_async)?;
-        let Payload::Buffered(pieces) = request.body() else { return None };
+        let pieces = request.body().pieces()?.clone();
         let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
-        let (pieces, not_before_ms) = (pieces.clone(), wish.not_before_ms);
+        let not_before_ms = wish.not_before_ms;
         Some(SpareRequest { context, headers, path, pieces, not_before_ms })
     }
 
@@ -205,7 +205,7 @@ impl JobsSettings {
         wish: JobOptions,
     ) -> Result<JobDecision<B>, Refusal> {
         let context = RequestContext::of(request.extensions())?;
-        let Payload::Buffered(pieces) = request.body() else {
+        let Some(pieces) = request.body().pieces() else {
             return Err(Refusal::new(
                 Reason::Unsupported,
                 "This body is not buffered, so the request cannot become a job.",

@@ -59,8 +59,8 @@ impl Forward<'_> {
                 "This gateway was started without a queue; restart it to use `workers.mode: queue`.",
             ));
         };
-        let pieces = match &self.payload {
-            Some(Payload::Buffered(pieces)) if self.kind.has_demand() => pieces.to_vec(),
+        let pieces = match self.payload.as_ref().and_then(Payload::pieces) {
+            Some(pieces) if self.kind.has_demand() => pieces.to_vec(),
             _ => {
                 return Err(Refusal::new(
                     Reason::Unsupported,

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
@@ -41,10 +42,23 @@ pub struct Forwarding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsageInjected;
 
-/// Set by `request_cost` on a request that may be sent to another model: the index of the body's piece that
-/// names the model, as a JSON string.
+/// Set by `request_cost` on a request that may be sent to another model: the piece of the body that names
+/// the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ModelPart(pub usize);
+pub struct ModelPart {
+    /// Index of the piece.
+    pub index: usize,
+    /// `true` if it is a JSON string, `false` if it is the plain value of a form's part.
+    pub json: bool,
+}
+
+impl ModelPart {
+    /// Writes `model` as the body has it.
+    #[must_use]
+    pub fn write(self, model: &str) -> Bytes {
+        if self.json { serde_json::Value::from(model).to_string().into() } else { model.to_owned().into() }
+    }
+}
 
 /// Set by `request_cost` on a request that may switch to this protocol (`Upgrade`).
 #[derive(Clone, Debug, PartialEq, Eq)]
