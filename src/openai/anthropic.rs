@@ -102,39 +102,53 @@ fn json(refusal: &Refusal, id: &str) -> String {
 
 /// Writes the tightest quota of each unit; `now` is the time of day.
 pub(super) fn quotas(map: &mut HeaderMap, standings: &[QuotaStatus], now: SystemTime) {
+    // These, and the two of the IETF draft.
+    map.reserve(REQUESTS.len() + TOKENS.as_flattened().len() + 2);
     if let Some(quota) = tightest(standings, Unit::Requests) {
-        quota_of(map, REQUESTS, quota, now);
+        insert(map, REQUESTS, values(quota, now));
     }
     if let Some(quota) = tightest(standings, Unit::Tokens) {
-        for names in TOKENS {
-            quota_of(map, names, quota, now);
+        let values = values(quota, now);
+        let [total, input, output] = TOKENS;
+        insert(map, total, values.clone());
+        insert(map, input, values.clone());
+        insert(map, output, values);
+    }
+}
+
+/// Returns limit, remaining and reset as header values. A reset that no calendar has is left out.
+fn values(quota: &QuotaStatus, now: SystemTime) -> [Option<HeaderValue>; 3] {
+    let reset = rfc3339(now, quota.reset).and_then(|at| HeaderValue::from_bytes(&at).ok());
+    [Some(quota.limit.into()), Some(quota.remaining.into()), reset]
+}
+
+fn insert(map: &mut HeaderMap, names: QuotaNames, values: [Option<HeaderValue>; 3]) {
+    for (name, value) in names.into_iter().zip(values) {
+        if let Some(value) = value {
+            map.insert(name, value);
         }
     }
 }
 
-fn quota_of(
-    map: &mut HeaderMap,
-    [limit, remaining, reset]: QuotaNames,
-    quota: &QuotaStatus,
-    now: SystemTime,
-) {
-    map.insert(limit, quota.limit.into());
-    map.insert(remaining, quota.remaining.into());
-    if let Some(at) = rfc3339(now, quota.reset).and_then(|at| HeaderValue::try_from(at).ok()) {
-        map.insert(reset, at);
-    }
-}
-
 /// Returns the second by which `wait` is over, as in `2026-11-29T14:05:09Z`; `None` after the year
-/// 9999.
-fn rfc3339(now: SystemTime, wait: Duration) -> Option<String> {
+/// 9999. Each answer has it, so the digits are written without the machinery of `format!`.
+fn rfc3339(now: SystemTime, wait: Duration) -> Option<[u8; 20]> {
     let at = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().checked_add(wait)?;
     // Rounded up: a client that waits for it is not early.
     let seconds = at.as_secs().checked_add(u64::from(at.subsec_nanos() > 0))?;
     let at = UtcDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()?;
     let ((year, month, day), (hour, minute, second)) = (at.to_calendar_date(), at.as_hms());
-    let month = u8::from(month);
-    Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"))
+    let year = u16::try_from(year).ok()?;
+    let century = u8::try_from(year / 100).ok()?;
+    let year = u8::try_from(year % 100).ok()?;
+    let mut text = *b"0000-00-00T00:00:00Z";
+    let parts =
+        [(0, century), (2, year), (5, u8::from(month)), (8, day), (11, hour), (14, minute), (17, second)];
+    for (at, number) in parts {
+        text[at] += number / 10;
+        text[at + 1] += number % 10;
+    }
+    Some(text)
 }
 
 #[cfg(test)]
