@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test balancers fmt lint unit client fleet queue-workers queue-load queue-load-short queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes k6 bench bench-proxy instructions release-pgo observe-cost overload failover heartbeats redis-away fuzz deny demo llama-cpp image image-short compose packages release-dry-run
+.PHONY: help test balancers fmt lint unit client fleet queue-workers queue-load queue-load-short queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes k6 bench bench-proxy messages-cost instructions release-pgo observe-cost overload failover heartbeats redis-away fuzz deny demo llama-cpp image image-short compose packages release-dry-run
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -109,6 +109,9 @@ k6: ## builds k6 with the event-stream module into .tools/bin
 bench: ## all benchmarks
 	scripts/need redis
 	cargo bench --locked -p traffic-dam
+
+messages-cost: ## CPU of a message beside that of a chat, at most 1.1 times as much; a minute (COUNT=1: instructions)
+	scripts/messages-cost
 
 bench-proxy: ## CPU of a request and of an event beside nginx and HAProxy, and what they allocate; some 8 minutes
 	scripts/bench-proxy
