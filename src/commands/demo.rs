@@ -11,6 +11,7 @@ use traffic_dam::app::{App, BoundListeners};
 use traffic_dam::clock::Clock;
 use traffic_dam::config::{self, LoadContext, Overrides};
 use traffic_dam::net;
+use traffic_dam::openai::error::StreamFormat;
 use traffic_dam::sim::worker::{WorkerOptions, serve};
 
 use super::load::{self, Offer};
@@ -45,6 +46,34 @@ pub(crate) struct Arguments {
     /// Offer three times the load that the worker can serve, and show the outcome
     #[arg(long)]
     load: bool,
+    /// API of the load, and of the commands to try
+    #[arg(long, value_enum, default_value_t = DemoApi::Chat)]
+    api: DemoApi,
+}
+
+/// API that the demo speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum DemoApi {
+    /// OpenAI's chat completions
+    Chat,
+    /// Anthropic's Messages
+    Messages,
+}
+
+impl DemoApi {
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/v1/chat/completions",
+            Self::Messages => "/v1/messages",
+        }
+    }
+
+    const fn format(self) -> StreamFormat {
+        match self {
+            Self::Chat => StreamFormat::Bare,
+            Self::Messages => StreamFormat::Messages,
+        }
+    }
 }
 
 /// Binds `wanted`, or the next free port.
@@ -83,13 +112,20 @@ pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), CommandError> 
         let options = WorkerOptions { slots: SLOTS, ..WorkerOptions::default() };
         let rate = OVERLOAD * capacity(&options);
         tokio::spawn(serve(worker, options, std::future::pending()));
-        greet(main_at, admin_at, worker_at, arguments.load);
+        greet(main_at, admin_at, worker_at, arguments);
         if arguments.load {
             let body = format!(
                 r#"{{"model":"sim","stream":true,"max_tokens":{LOAD_TOKENS},"ignore_eos":true,"messages":[{{"role":"user","content":"Tell me about dams."}}]}}"#
             );
             print_line(format!("Offering {rate:.0} requests/s, about {OVERLOAD} times what the worker can serve. Ctrl-C stops.\n"));
-            let offer = Offer { target: main_at, rate, body: Bytes::from(body), ttft_slo: slo };
+            let offer = Offer {
+                target: main_at,
+                path: arguments.api.path(),
+                format: arguments.api.format(),
+                rate,
+                body: Bytes::from(body),
+                ttft_slo: slo,
+            };
             tokio::spawn(load::run(offer, print_line));
         }
         serve_to_the_end(&app, BoundListeners::bound(main, admin)).await;
@@ -104,13 +140,14 @@ fn capacity(options: &WorkerOptions) -> f64 {
     f64::from(options.slots) / answer.max(Duration::from_millis(1)).as_secs_f64()
 }
 
-fn greet(main: SocketAddr, admin: SocketAddr, worker: SocketAddr, load: bool) {
-    let tries = if load {
+fn greet(main: SocketAddr, admin: SocketAddr, worker: SocketAddr, arguments: &Arguments) {
+    let path = arguments.api.path();
+    let tries = if arguments.load {
         "There are no quotas here: the gate alone decides. Try a stream beside the load; it is served in time, or refused at once."
     } else {
         "Try a stream, and then six at once: one more than the rule admits, and one more than the worker has room for."
     };
-    let six = if load {
+    let six = if arguments.load {
         ""
     } else {
         "for i in 1 2 3 4 5 6; do ask -o /dev/null -w '%{http_code}\\n' & done; wait\n"
@@ -120,7 +157,7 @@ fn greet(main: SocketAddr, admin: SocketAddr, worker: SocketAddr, load: bool) {
          admin    http://{admin}\n\
          worker   http://{worker} (simulated)\n\n\
          {tries}\n\n\
-         ask() {{ curl -sN \"$@\" http://{main}/v1/chat/completions -H 'content-type: application/json' \\\n     \
+         ask() {{ curl -sN \"$@\" http://{main}{path} -H 'content-type: application/json' \\\n     \
          -d '{{\"model\":\"sim\",\"stream\":true,\"max_tokens\":50,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'; }}\n\
          ask -i\n\
          {six}"

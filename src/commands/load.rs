@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use traffic_dam::openai::error::StreamFormat;
 use traffic_dam::openai::tap::SseTap;
 use traffic_dam_lab::draw::gap;
 
@@ -25,6 +26,10 @@ const MOST_UNDER_WAY: usize = 2000;
 pub(crate) struct Offer {
     /// Address of the gateway.
     pub(crate) target: SocketAddr,
+    /// Path of each request.
+    pub(crate) path: &'static str,
+    /// Format of the answers' events.
+    pub(crate) format: StreamFormat,
     /// Requests per second.
     pub(crate) rate: f64,
     /// Body of each request.
@@ -113,7 +118,7 @@ async fn ask(offer: &Offer) -> Result<LoadOutcome, Box<dyn std::error::Error + S
     let driver = tokio::spawn(connection);
     let request = Request::builder()
         .method(Method::POST)
-        .uri("/v1/chat/completions")
+        .uri(offer.path)
         .header(HOST, offer.target.to_string())
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(offer.body.clone()))?;
@@ -124,7 +129,7 @@ async fn ask(offer: &Offer) -> Result<LoadOutcome, Box<dyn std::error::Error + S
         let refused = response.headers().contains_key("x-traffic-dam-reason");
         return Ok(if refused { LoadOutcome::Refused } else { LoadOutcome::Failed });
     }
-    let mut tap = SseTap::new();
+    let mut tap = SseTap::expecting(offer.format);
     let mut ttft = None;
     while let Some(frame) = response.frame().await {
         if let Ok(data) = frame?.into_data() {

@@ -149,6 +149,21 @@ fn variables_have_one_prefix_and_their_former_names_still_count() {
 }
 
 #[test]
+fn the_demo_speaks_messages_too() {
+    let ports = ["--listen", "--admin-listen", "--worker-listen"].map(|port| [port, "127.0.0.1:0"]);
+    let arguments: Vec<_> =
+        ["demo", "--load", "--api", "messages"].into_iter().chain(ports.into_iter().flatten()).collect();
+    let mut demo = command(&arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("/v1/messages")), "the commands to try");
+    // Each second says what was offered; sooner or later an answer was whole and in time.
+    let good = lines
+        .any(|line| line.split_once("goodput").is_some_and(|(_, count)| !count.trim().starts_with("0/s")));
+    demo.kill().and_then(|()| demo.wait()).unwrap();
+    assert!(good);
+}
+
+#[test]
 fn the_demo_under_load_speaks_of_no_rule() {
     let ports = ["--listen", "--admin-listen", "--worker-listen"].map(|port| [port, "127.0.0.1:0"]);
     for (more, said) in
