@@ -368,3 +368,51 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use http_body_util::Full;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::fleet::Eligibility;
+    use crate::fleet::spec::WorkerSpec;
+    use crate::shed::settings::GateSettings;
+
+    #[tokio::test]
+    async fn the_list_is_read_at_most_every_five_seconds_whoever_asks() {
+        let clock = Clock::manual(Nanos::from_secs(1));
+        let worker = WorkerSpec {
+            id: "w1".into(),
+            url: "http://127.0.0.1:9".parse().expect("it is an URL"),
+            pool: "chat".into(),
+            model: "*".into(),
+            slots: Some(1),
+            kv_tokens: None,
+            colour: "blue".into(),
+            headers: HeaderMap::new(),
+            external: None,
+            http2: None,
+        };
+        let fleet = Fleet::new(vec![worker], GateSettings::default(), Eligibility::default(), clock.clone());
+        let fleet = Arc::new(ArcSwap::from_pointee(fleet));
+        let names = Arc::new(ModelTable::new(&[]));
+        let cache = ModelCache::new(fleet, names, true, false, clock.clone());
+        let asked = AtomicU32::new(0);
+        let worker = service_fn(|_: Request<Payload>| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            let body = Full::new(Bytes::from_static(br#"{"data":[{"id":"qwen3"}]}"#));
+            std::future::ready(Ok::<Response<Full<Bytes>>, Refusal>(Response::new(body)))
+        });
+        let mut headers = HeaderMap::new();
+        for (seconds, calls) in [(0, 1), (4, 1), (1, 2), (4, 2)] {
+            clock.advance(Duration::from_secs(seconds));
+            headers.insert(AUTHORIZATION, HeaderValue::from(seconds));
+            let list = cache.list(worker.clone(), &headers).await.expect("the worker answers");
+            assert_eq!(list.pools["chat"][0]["id"], "qwen3");
+            assert_eq!(asked.load(Ordering::Relaxed), calls, "after {seconds} more seconds");
+        }
+    }
+}

@@ -345,7 +345,8 @@ mod tests {
             assert_eq!(reason(&some, &Method::POST, path), Ok(kind), "{path}");
         }
         let count = some.find(&Method::POST, "/tokenize").expect("it is served");
-        assert!(count.timeouts.is_some_and(|timeouts| timeouts.total.is_some()) && count.retryable);
+        let five_seconds = Some(Duration::from_secs(5));
+        assert!(count.timeouts.is_some_and(|timeouts| timeouts.total == five_seconds) && count.retryable);
     }
 
     #[test]
