@@ -23,6 +23,7 @@ mod colours;
 mod command_line;
 #[path = "dam/counting.rs"]
 mod counting;
+mod cuts;
 #[path = "dam/delays.rs"]
 mod delays;
 #[path = "dam/doors.rs"]
@@ -51,6 +52,7 @@ mod hand;
 mod hostile;
 #[path = "dam/known.rs"]
 mod known;
+mod large;
 #[path = "dam/later.rs"]
 mod later;
 #[path = "dam/left.rs"]

@@ -19,6 +19,7 @@ use crate::glob::Glob;
 use crate::layers::buffers::Buffers;
 use crate::layers::cost::{CostSettings, SessionSource};
 use crate::layers::explain::ExplainLayer;
+use crate::layers::held::HeldBounds;
 use crate::layers::identify::KnownCallers;
 use crate::layers::intake::IntakeBounds;
 use crate::layers::jobs::{JobHandling, JobsSettings};
@@ -34,6 +35,8 @@ use crate::layers::tokenizers::Tokenizers;
 use crate::layers::unserved::UnservedCallers;
 use crate::metrics::Metrics;
 use crate::models::ModelTable;
+use crate::openai::body::StartNeeds;
+use crate::openai::kinds;
 use crate::redis::callers::StoredCallers;
 use crate::redis::jobs::JobQueue;
 use crate::refusal::Unit;
@@ -155,6 +158,8 @@ pub(super) fn stack(
         jobs,
         spans,
     } = state;
+    let wants_usage = settings.rules.iter().any(|rule| rule.unit == Unit::Tokens);
+    let reserves_max = settings.rules.iter().any(|rule| rule.unit == Unit::Tokens && rule.reserve_max);
     let rule_metrics = Arc::new(RuleMetrics::new(Arc::clone(metrics), counting.rules()));
     let models = Arc::new(ModelTable::new(&settings.model_specs()));
     let parts = StackParts {
@@ -177,8 +182,13 @@ pub(super) fn stack(
             paths: Arc::clone(paths),
             rules: LimitLayer::counting(counting.clone(), clock.clone())
                 .with_metrics(Arc::clone(&rule_metrics)),
-            limits: IntakeBounds { bytes: settings.bounds.body, time: settings.bounds.body_read },
-            held: settings.bounds.held,
+            limits: body_bounds(settings),
+            held: HeldBounds {
+                bytes: settings.bounds.held,
+                // A job keeps its whole body.
+                json: (settings.shared.jobs == JobMode::Nothing)
+                    .then_some(StartNeeds { tokens: wants_usage, bound: reserves_max }),
+            },
             media: MediaTokens {
                 pictures: settings
                     .models
@@ -190,8 +200,8 @@ pub(super) fn stack(
             buffers: Arc::clone(buffers),
             models: Arc::clone(&models),
             sticky: settings.sticky.clone(),
-            wants_usage: settings.rules.iter().any(|rule| rule.unit == Unit::Tokens),
-            reserves_max: settings.rules.iter().any(|rule| rule.unit == Unit::Tokens && rule.reserve_max),
+            wants_usage,
+            reserves_max,
             estimates: Arc::clone(estimates),
             exact: Arc::clone(exact),
             prefixes: settings
@@ -234,6 +244,17 @@ pub(super) fn stack(
 fn longest(settings: &Settings) -> Duration {
     let total = settings.routes.iter().filter_map(|route| route.timeouts.total).max().unwrap_or_default();
     settings.gate.queue_wait + settings.timeouts.total.max(total) + Duration::from_secs(60)
+}
+
+/// Returns the bounds of bodies by kind.
+fn body_bounds(settings: &Settings) -> [IntakeBounds; kinds::TABLE.len()] {
+    let bounds = &settings.bounds;
+    std::array::from_fn(|index| {
+        let row = &kinds::TABLE[index];
+        let own = bounds.bodies[index].or_else(|| Some(row.beside?.body.min(bounds.body)));
+        let setting = if own.is_some() { row.bound } else { "bounds.body" };
+        IntakeBounds { bytes: own.unwrap_or(bounds.body), time: bounds.body_read, setting }
+    })
 }
 
 /// Builds the explain layer. It accepts the admin port's tokens that allow reading.

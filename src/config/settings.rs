@@ -23,7 +23,7 @@ use crate::layers::prefixes::PrefixShare;
 use crate::limit::rule::Rule;
 use crate::models::ModelSpec;
 use crate::openai::body::MediaUrls;
-use crate::openai::kinds::OptionalKind;
+use crate::openai::kinds::{self, OptionalKind};
 use crate::redis::jobs::JobLimits;
 use crate::redis::settings::RedisSettings;
 use crate::request::AnswerHeaders;
@@ -253,7 +253,10 @@ impl JwksSource {
 pub struct BoundsSettings {
     /// Maximum size of a request body, in bytes.
     pub body: u64,
-    /// Maximum part of a form that is held until its model has come, in bytes.
+    /// Maximum size of a request body by kind of call, in bytes; `None` for `body`, or for what the
+    /// kind has of its own.
+    pub bodies: [Option<u64>; kinds::TABLE.len()],
+    /// Maximum part of a large body that is held, in bytes.
     pub held: u64,
     /// Maximum size of all request bodies in memory at once, in bytes; at least `body`.
     pub buffered: u64,

@@ -1,8 +1,9 @@
 //! Request cost: matches the path, reads the body within its bounds, and computes the cost from it.
 //!
 //! Limits and routing need the cost before anything is sent. So the body of an OpenAI endpoint is
-//! read whole, up to `bounds.body`, parsed in place and forwarded as the same memory. Bodies of
-//! other paths are forwarded as they arrive.
+//! read whole, up to `bounds.body`, parsed in place and forwarded as the same memory; of a large
+//! one only as much as tells the cost ([`held`](super::held)). Bodies of other paths are forwarded
+//! as they arrive.
 
 use std::hash::Hasher;
 use std::pin::Pin;
@@ -16,13 +17,15 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, Version, request}
 use http_body::Body;
 use http_body_util::BodyExt;
 use siphasher::sip::SipHasher13;
+use smallvec::SmallVec;
 use tower::{Layer, Service};
 
 use crate::clock::{Clock, Nanos};
 use crate::estimate::{Estimator, MediaTokens, PromptEstimate, PromptText};
 use crate::layers::body::{BodyGuard, Guarded};
-use crate::layers::buffers::{BufferHold, Buffers};
-use crate::layers::forms::{FormBody, boundary_of, read_start};
+use crate::layers::buffers::Buffers;
+use crate::layers::forms::{boundary_of, read_start};
+use crate::layers::held::{HeldBody, HeldBounds, read_held};
 use crate::layers::intake::{BoundedBody, IntakeBounds, read};
 use crate::layers::limit::LimitLayer;
 use crate::layers::paths::{Matched, Paths};
@@ -31,9 +34,9 @@ use crate::layers::tokenizers::Tokenizers;
 use crate::metrics::Metrics;
 use crate::models::{ModelRoute, ModelTable};
 use crate::net::fields::{elements_of, is_encoded};
-use crate::openai::body::{Facts, ModelText, Pointer, SplicedBody, parse, spliced};
+use crate::openai::body::{Facts, ModelText, Pointer, Shape, SplicedBody, parse, spliced};
 use crate::openai::dialect::Dialect;
-use crate::openai::kinds::{self, BesideBounds, BodyUse, Output};
+use crate::openai::kinds::{self, BodyUse, Output};
 use crate::openai::tap::without_mark;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{
@@ -62,10 +65,10 @@ pub struct CostSettings {
     pub paths: Arc<Paths>,
     /// The rules; some are evaluated before the body is read.
     pub rules: LimitLayer,
-    /// The bounds of one body.
-    pub limits: IntakeBounds,
-    /// Bytes of a form that are held until its model is known (`bounds.held`).
-    pub held: u64,
+    /// The bounds of one body by kind.
+    pub limits: [IntakeBounds; kinds::TABLE.len()],
+    /// How much of a large body is held.
+    pub held: HeldBounds,
     /// Tokens of pictures, sound and video.
     pub media: MediaTokens,
     /// The memory shared by all buffered bodies.
@@ -108,6 +111,11 @@ impl CostSettings {
         Ok(matched)
     }
 
+    /// Returns the bounds of a body of this kind.
+    const fn limits_of(&self, kind: Kind) -> IntakeBounds {
+        self.limits[kind as usize]
+    }
+
     fn deadline(&self, headers: &HeaderMap, arrived: Nanos) -> Result<Option<Nanos>, Refusal> {
         let Some(value) = headers.get(&DEADLINE_HEADER) else { return Ok(None) };
         match value.to_str().ok().and_then(|text| text.parse().ok()) {
@@ -138,15 +146,15 @@ impl CostSettings {
     /// Finds how the model of a request is served. Without a session its caller decides on shares.
     fn route(
         &self,
-        facts: &Facts,
+        model: Option<&str>,
         caller: Option<&Caller>,
         id: &str,
         session: Option<u64>,
+        may_fall_back: bool,
     ) -> Option<ModelRoute> {
         let allowed = caller.and_then(|caller| caller.models.as_deref());
         let key = session.unwrap_or_else(|| SipHasher13::new().hash(id.as_bytes()));
-        // Only the worker that made the earlier response knows it.
-        self.models.route(facts.model.as_deref(), allowed, key, facts.previous.is_none())
+        self.models.route(model, allowed, key, may_fall_back)
     }
 
     /// Computes the cost of a request whose body was read.
@@ -274,33 +282,35 @@ struct CostedRequest {
     room: Option<BodyReservation>,
 }
 
-/// Reads a body whole, within the bounds of all bodies and those of its kind.
-async fn read_within<B>(
+/// Reads a body of JSON: whole, or of a large one as much as decides its cost.
+async fn read_json<B>(
     intake: &CostSettings,
-    beside: Option<BesideBounds>,
+    shape: &Shape,
     body: B,
     caller: &Arc<str>,
-) -> Result<(Bytes, BufferHold), Refusal>
+) -> Result<HeldBody, Refusal>
 where
-    B: Body<Data = Bytes>,
-    B::Error: std::fmt::Display,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + std::fmt::Display,
 {
-    let own = beside.map_or(u64::MAX, |bounds| bounds.body);
-    let bytes = intake.limits.bytes.min(own);
-    let limits = IntakeBounds { bytes, ..intake.limits };
-    read(body, limits, &intake.buffers, caller).await.map_err(|mut refusal| {
-        if refusal.reason == Reason::BodyTooLarge && own <= intake.limits.bytes {
-            refusal.message = format!("The request body exceeds {own} bytes, the bound of this path.").into();
+    let (limits, held) = (intake.limits_of(shape.kind()), intake.held);
+    match held.json {
+        Some(needs) if body.size_hint().lower() > held.bytes && kinds::row(shape.kind()).cost_from_start => {
+            read_held(body, shape, (limits, held.bytes, needs), &intake.buffers, caller).await
         }
-        refusal
-    })
+        _ => {
+            let (bytes, hold) = read(body, limits, &intake.buffers, caller).await?;
+            Ok(HeldBody { bytes, hold, rest: None })
+        }
+    }
 }
 
 /// Computes the cost of a form, of which only the beginning is read: its size tells how much sound it
-/// holds.
+/// holds. Until it is sent, its beginning is in memory, so another model may take it over.
 async fn form_cost<B>(
     intake: &CostSettings,
     matched: &Matched,
+    parts: &mut request::Parts,
     body: B,
     boundary: &str,
     caller: &Arc<str>,
@@ -310,17 +320,44 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let announced = body.size_hint().lower();
-    let mut body = BoundedBody::new(body, intake.limits)?.boxed_unsync();
-    let (start, hold) = read_start(&mut body, boundary, intake.held, &intake.buffers, caller).await?;
+    let mut body = BoundedBody::new(body, intake.limits_of(matched.kind))?.boxed_unsync();
+    let (start, hold) = read_start(&mut body, boundary, intake.held.bytes, &intake.buffers, caller).await?;
+    let session = intake.session(&parts.headers, None, caller);
     let request_cost = RequestCost {
         kind: matched.kind,
         model: start.model.clone(),
         prompt_tokens: intake.media.of_bytes(announced),
         max_tokens: Some(0),
+        session,
         ..RequestCost::path()
     };
-    let payload = Payload::Streaming(FormBody::new(start, body).boxed_unsync());
+    let route = intake.route(start.model.as_deref(), parts.extensions.get::<Caller>(), caller, session, true);
+    let served = route.as_ref().and_then(ModelRoute::served).map(|served| &**served);
+    let (payload, part) = start.payload(body, served);
+    if let (Some(part), Some(route)) = (part, route) {
+        if route.served().is_some() || route.has_fallback() {
+            parts.headers.remove(http::header::CONTENT_LENGTH);
+            parts.extensions.insert(part);
+        }
+        insert_route(parts, route);
+    }
+    explain_streamed(parts);
     Ok((request_cost, payload, BodyReservation(Arc::new(hold))))
+}
+
+/// Notes for `x-traffic-dam-explain` that the body is forwarded as it arrives.
+fn explain_streamed(parts: &request::Parts) {
+    if let Some(explaining) = parts.extensions.get::<Explaining>() {
+        explaining.set_body("\"(body)\";handling=streamed;retry=never");
+    }
+}
+
+/// Adds the route of the request's model, and records under which name it is served.
+fn insert_route(parts: &mut request::Parts, route: ModelRoute) {
+    if let (Some(record), Some(served)) = (parts.extensions.get::<Arc<RequestRecord>>(), route.served()) {
+        record.set_served(served);
+    }
+    parts.extensions.insert(Arc::new(route));
 }
 
 async fn compute_cost<B>(intake: &Arc<CostSettings>, request: Request<B>) -> Result<CostedRequest, Refusal>
@@ -357,25 +394,17 @@ where
     };
     let (mut request_cost, payload, lesson, room) = if let Some(boundary) = form {
         intake.rules.check_before_body(&parts.uri, &parts.extensions)?;
-        let (mut request_cost, payload, room) =
-            Box::pin(form_cost(intake, &matched, body, &boundary, &caller)).await?;
-        request_cost.session = intake.session(&parts.headers, None, &caller);
-        // The name in a form stays as it is: so a form has neither aliases nor fallbacks.
-        let allowed = parts.extensions.get::<Caller>().and_then(|caller| caller.models.as_deref());
-        let route = intake.models.route(request_cost.model.as_deref(), allowed, 0, false);
-        if let Some(route) = route.filter(|route| !route.is_allowed()) {
-            parts.extensions.insert(Arc::new(route));
-        }
-        if let Some(explaining) = parts.extensions.get::<Explaining>() {
-            explaining.set_body("\"(body)\";handling=streamed;retry=never");
-        }
+        let (request_cost, payload, room) =
+            Box::pin(form_cost(intake, &matched, &mut parts, body, &boundary, &caller)).await?;
         (request_cost, payload, None, Some(room))
     } else if let Some(shape) = &matched.shape {
         intake.rules.check_before_body(&parts.uri, &parts.extensions)?;
-        let beside = kinds::row(matched.kind).beside;
-        let (bytes, hold) = read_within(intake, beside, body, &caller).await?;
+        let HeldBody { bytes, hold, rest } = read_json(intake, shape, body, &caller).await?;
         let bytes = bytes.slice_ref(without_mark(&bytes));
-        let mut facts = parse(shape, &bytes)?;
+        let (mut facts, rest) = match rest {
+            Some((facts, rest)) => (facts, Some(rest)),
+            None => (parse(shape, &bytes)?, None),
+        };
         // Known like token ids: no factor is learned for them.
         facts.prompt_tokens = facts.prompt_tokens.saturating_add(intake.media.of(
             facts.model.as_deref().unwrap_or_default(),
@@ -391,18 +420,29 @@ where
             .with_param("max_tokens"));
         }
         let session = intake.session(&parts.headers, facts.session.as_deref(), &caller);
-        let route = intake.route(&facts, parts.extensions.get::<Caller>(), &caller, session);
+        // Only the worker that made the earlier response knows it.
+        let may_fall_back = facts.previous.is_none();
+        let known = parts.extensions.get::<Caller>();
+        let route = intake.route(facts.model.as_deref(), known, &caller, session, may_fall_back);
         let served = route.as_ref().and_then(ModelRoute::served).map(|served| &**served);
-        let text = match intake.exact.count(shape, &facts, served, &bytes).await {
+        let exact = match &rest {
+            None => intake.exact.count(shape, &facts, served, &bytes).await,
+            Some(_) => None,
+        };
+        let text = match exact {
             Some(tokens) => PromptText::Tokens(tokens),
             None => PromptText::Bytes(facts.prompt_bytes),
         };
         let prompt = intake.estimates.prompt(facts.model.as_deref(), text, facts.prompt_tokens);
         let mut request_cost = intake.request_cost(&matched, &facts, prompt, &caller, &bytes);
+        // It can be sent only once.
+        request_cost.retryable &= rest.is_none();
         if let Some(prefixes) = &intake.prefixes {
             request_cost.prefix = prefixes.of(shape, &facts, &bytes, parts.extensions.get());
         }
-        let lesson = record.as_ref().filter(|_| beside.is_none()).map(|record| UsageFeedback {
+        // What is only partly known teaches nothing.
+        let teaches = kinds::row(matched.kind).beside.is_none() && rest.is_none();
+        let lesson = record.as_ref().filter(|_| teaches).map(|record| UsageFeedback {
             intake: Arc::clone(intake),
             record: Arc::clone(record),
             caller: Arc::clone(&caller),
@@ -417,27 +457,31 @@ where
             None if route.as_ref().is_some_and(ModelRoute::has_fallback) => ModelText::Apart,
             None => ModelText::Unchanged,
         };
-        let payload = if wants_usage || model != ModelText::Unchanged {
+        let pieces = if wants_usage || model != ModelText::Unchanged {
             if wants_usage {
                 parts.extensions.insert(UsageInjected);
             }
             parts.headers.remove(http::header::CONTENT_LENGTH);
             let SplicedBody { pieces, model } = spliced(&bytes, &facts, wants_usage, model);
-            if let Some(piece) = model {
-                parts.extensions.insert(ModelPart(piece));
+            if let Some(index) = model {
+                parts.extensions.insert(ModelPart { index, json: true });
             }
-            Payload::Buffered(pieces)
+            pieces
         } else {
-            Payload::from(bytes)
+            SmallVec::from_iter((!bytes.is_empty()).then_some(bytes))
+        };
+        let payload = match rest {
+            None => Payload::buffered(pieces),
+            Some(rest) => {
+                explain_streamed(&parts);
+                Payload::streaming(pieces, rest)
+            }
         };
         if let Some(previous) = &facts.previous {
             parts.extensions.insert(PreviousResponse(Arc::from(&**previous)));
         }
         if let Some(route) = route {
-            if let (Some(record), Some(served)) = (&record, route.served()) {
-                record.set_served(served);
-            }
-            parts.extensions.insert(Arc::new(route));
+            insert_route(&mut parts, route);
         }
         let room = BodyReservation(Arc::new(hold));
         // A retry may send the body again, so the request holds its memory too.
@@ -448,7 +492,8 @@ where
         let payload = if body.is_end_stream() {
             Payload::empty()
         } else {
-            Payload::Streaming(BoundedBody::new(body, intake.limits)?.boxed_unsync())
+            let rest = BoundedBody::new(body, intake.limits_of(matched.kind))?.boxed_unsync();
+            Payload::streaming(SmallVec::new(), rest)
         };
         let request_cost = RequestCost {
             kind: matched.kind,

@@ -19,14 +19,16 @@ use crate::request::PayloadError;
 /// The bounds of one body.
 #[derive(Clone, Copy, Debug)]
 pub struct IntakeBounds {
-    /// Maximum size in bytes (`bounds.body`).
+    /// Maximum size in bytes.
     pub bytes: u64,
+    /// Setting that is the maximum.
+    pub setting: &'static str,
     /// Maximum time to read it (`bounds.body_read`).
     pub time: Duration,
 }
 
-fn too_large(limit: u64) -> Refusal {
-    Refusal::new(Reason::BodyTooLarge, format!("The request body exceeds {limit} bytes (`bounds.body`)."))
+fn too_large(IntakeBounds { bytes: limit, setting, .. }: IntakeBounds) -> PayloadError {
+    PayloadError::TooLarge { limit, setting }
 }
 
 fn too_slow(limit: Duration) -> Refusal {
@@ -64,7 +66,7 @@ where
 {
     let size_hint = body.size_hint();
     if size_hint.lower() > limits.bytes {
-        return Err(too_large(limits.bytes));
+        return Err(too_large(limits).refusal());
     }
     let announced = usize::try_from(size_hint.lower()).unwrap_or(0);
     let mut hold = buffers.enter(caller);
@@ -83,7 +85,7 @@ where
             let Ok(data) = frame.into_data() else { continue };
             let length = first.len() + rest.len() + data.len();
             if length as u64 > limits.bytes {
-                return Err(too_large(limits.bytes));
+                return Err(too_large(limits).refusal());
             }
             if !hold.grow(data.len() as u64) {
                 return Err(no_room());
@@ -162,7 +164,7 @@ impl<B: Body> BoundedBody<B> {
     /// `body_too_large` if `inner` announces more than `limits.bytes`.
     pub fn new(inner: B, limits: IntakeBounds) -> Result<Self, Refusal> {
         if inner.size_hint().lower() > limits.bytes {
-            return Err(too_large(limits.bytes));
+            return Err(too_large(limits).refusal());
         }
         let (time, patience) = (limits.time, sleep(limits.time));
         Ok(Self { inner, patience, waiting: None, time, left: limits.bytes, limits })
@@ -204,7 +206,7 @@ where
                         *this.left = left;
                         Some(Ok(frame))
                     }
-                    None => Some(Err(PayloadError::TooLarge { limit: this.limits.bytes })),
+                    None => Some(Err(too_large(*this.limits))),
                 }
             }
         })
@@ -226,7 +228,8 @@ mod tests {
     use http_body_util::{Full, StreamBody};
     use std::convert::Infallible;
 
-    const LIMITS: IntakeBounds = IntakeBounds { bytes: 10, time: Duration::from_secs(15) };
+    const LIMITS: IntakeBounds =
+        IntakeBounds { bytes: 10, time: Duration::from_secs(15), setting: "bounds.body" };
 
     fn somebody() -> Arc<str> {
         "key:a".into()
@@ -285,7 +288,7 @@ mod tests {
                 Some((Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x"))), ()))
             }))
         };
-        let limits = IntakeBounds { bytes: 1_000_000, time: Duration::from_secs(15) };
+        let limits = IntakeBounds { bytes: 1_000_000, ..LIMITS };
         let start = Instant::now();
         let mut body =
             pin!(BoundedBody::new(trickle(Duration::from_secs(1)), limits).expect("announces nothing"));
@@ -309,7 +312,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_in_pieces_is_put_together_whatever_it_announced() {
-        let limits = IntakeBounds { bytes: 1 << 20, time: Duration::from_secs(15) };
+        let limits = IntakeBounds { bytes: 1 << 20, ..LIMITS };
         let buffers = Arc::new(Buffers::new(1 << 20));
         let lengths: Vec<usize> = (1..200).collect();
         let (bytes, hold) = read(pieces(&lengths), limits, &buffers, &somebody()).await.expect("fits");
@@ -322,6 +325,6 @@ mod tests {
     async fn a_passed_on_body_is_cut_at_its_bound() {
         let mut body = pin!(BoundedBody::new(pieces(&[6, 6]), LIMITS).expect("announces nothing"));
         assert!(body.frame().await.expect("first").is_ok());
-        assert!(matches!(body.frame().await, Some(Err(PayloadError::TooLarge { limit: 10 }))));
+        assert!(matches!(body.frame().await, Some(Err(PayloadError::TooLarge { limit: 10, .. }))));
     }
 }

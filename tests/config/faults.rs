@@ -600,6 +600,9 @@ fn traffic() {
     only("cors: { origins: [\"*\", \"https://a\"] }", 1, 18, "cors.origins", "it cannot be combined");
     only("bounds: { body: 1GiB }", 1, 17, "bounds.body", "must not exceed `bounds.buffered` (256MiB)");
     only("bounds: { body: 0 }", 1, 17, "bounds.body", "at least one byte; found 0");
+    let own = "must not exceed `bounds.buffered` (256MiB)";
+    only("bounds: { bodies: { chat: 1GiB } }", 1, 27, "bounds.bodies.chat", own);
+    only("bounds: { bodies: { audio: 0 } }", 1, 28, "bounds.bodies.audio", "at least one byte; found 0");
     only("bounds: { headers: 4KiB }", 1, 20, "bounds.headers", "from `8KiB` to `1MiB`");
     only("bounds: { header_read: 0s }", 1, 24, "bounds.header_read", "greater than zero");
     only("concurrency: { ttft_slo: 0s }", 1, 26, "concurrency.ttft_slo", "greater than zero");

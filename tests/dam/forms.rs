@@ -47,6 +47,37 @@ async fn a_form_passes_byte_for_byte_and_costs_what_the_worker_reports() {
 }
 
 #[tokio::test]
+async fn an_alias_is_renamed_in_a_form_and_a_full_pool_gives_it_to_a_fallback() {
+    let workers = [Worker::serving("whisper-large", 1), Worker::serving("whisper-small", 8)];
+    let entry = |index: usize, id: &str, model: &str| {
+        let url = format!("http://{}", workers[index].addr);
+        format!("{{ id: {id}, url: \"{url}\", slots: 1, pool: {id}, model: {model} }}")
+    };
+    let more = "kinds: [audio]
+models: [{ model: whisper-1, serve: whisper-large, fallback: [{ model: whisper-small }] }]
+concurrency: { queue: { length: 0 } }";
+    let entries = [entry(0, "large", "whisper-large"), entry(1, "small", "whisper-small")];
+    let dam = Dam::start(&before(&entries, more));
+    let asked =
+        |model: &str| form(&[part("name=language", "de"), part("name=\"model\"", model), sound(90_000)]);
+    let post = request("POST /v1/audio/transcriptions", &[TYPE], asked("whisper-1"));
+    let answer = dam.ask(post.clone()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(workers[0].last().await["body"].as_str().unwrap(), asked("whisper-large"));
+
+    let mut holder = Conn::open(dam.addr).await;
+    let body = r#"{"model":"whisper-large","messages":[],"stream":true}"#;
+    holder.send(request("POST /v1/chat/completions", &["x-sim-fault: stall:1"], body)).await.unwrap();
+    assert_eq!(holder.head().await.unwrap().status, 200);
+    let answer = dam.ask(post).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(workers[1].last().await["body"].as_str().unwrap(), asked("whisper-small"));
+    assert_eq!(dam.metric("fallback_total", "to=\"whisper-small\""), 1.0);
+    drop(holder);
+    dam.idle().await;
+}
+
+#[tokio::test]
 async fn a_form_that_cannot_be_read_is_refused_before_or_while_it_is_sent() {
     let worker = Worker::start(8);
     let dam = Dam::start(&before(&[worker.entry("w1", 8)], RULE));
@@ -107,5 +138,14 @@ media: { urls: [example.org] }";
     assert!(foreign.refusal().3.contains("media.urls"), "{}", foreign.text());
     let few = dam.ask(chat("https://example.org/a.png", 2)).await;
     assert_eq!(few.status, 200, "{}", few.text());
+    dam.idle().await;
+
+    // A model may have a price of its own.
+    let more = format!("{more}\nmodels: [{{ model: \"s*\", image_tokens: 1990 }}]");
+    let dam = Dam::start(&before(&[worker.entry("w1", 8)], &more));
+    for (count, status) in [(2, 400), (1, 200)] {
+        let answer = dam.ask(chat("https://example.org/a.png", count)).await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+    }
     dam.idle().await;
 }

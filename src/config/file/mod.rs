@@ -29,8 +29,8 @@ pub use process::{AdminSection, DrainSection, LogSection, Tls};
 pub use redis::{RedisSection, StateSection};
 pub use tracing::Tracing;
 pub use traffic::{
-    BoundsSection, Cors, KindName, MediaSection, MediaUrlsSection, MediaUrlsWord, RouteSection,
-    RouteTimeoutsSection,
+    BodiesSection, BoundsSection, Cors, KindName, MediaSection, MediaUrlsSection, MediaUrlsWord,
+    RouteSection, RouteTimeoutsSection,
 };
 pub use workers::{
     DiscoverySection, Ejection, StickySection, TimeoutsSection, WorkerMode, WorkerSection, Workers,

@@ -101,8 +101,11 @@ impl RouteTimeoutsSection {
 pub struct BoundsSection {
     /// Maximum size of a request body.
     pub body: Size,
-    /// Maximum part of a form (`multipart/form-data`) that is held until its `model` has come. The
-    /// rest is passed on as it arrives.
+    /// Maximum size of a request body of some kinds of calls.
+    pub bodies: BodiesSection,
+    /// Maximum part of a large body that is held; the rest is passed on as it arrives. Of a form
+    /// (`multipart/form-data`), this part must name the `model`. A body in JSON is read whole if
+    /// this part does not tell what the request costs.
     pub held: Size,
     /// Maximum size of all request bodies in memory at once, and of the answers that are being copied
     /// for repeats (`jobs.idempotency`). A caller with several may hold no more bytes than it leaves to
@@ -134,6 +137,7 @@ impl Default for BoundsSection {
         let listener = ListenerBounds::default();
         Self {
             body: Size::mib(8),
+            bodies: BodiesSection::default(),
             held: Size::kib(64),
             buffered: Size::mib(256),
             body_read: Text(Duration::from_secs(15)),
@@ -144,6 +148,56 @@ impl Default for BoundsSection {
             per_ip: listener.per_ip as u64,
             h2_streams: listener.h2_streams,
         }
+    }
+}
+
+/// Maximum size of a request body by kind of call.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BodiesSection {
+    /// Of `/v1/chat/completions`.
+    #[schemars(extend("x-default" = "`bounds.body`"))]
+    pub chat: Option<Size>,
+    /// Of `/v1/completions`.
+    #[schemars(extend("x-default" = "`bounds.body`"))]
+    pub completion: Option<Size>,
+    /// Of `/v1/responses`.
+    #[schemars(extend("x-default" = "`bounds.body`"))]
+    pub response: Option<Size>,
+    /// Of `/v1/embeddings`.
+    #[schemars(extend("x-default" = "`bounds.body`"))]
+    pub embedding: Option<Size>,
+    /// Of `/v1/messages`.
+    #[schemars(extend("x-default" = "`bounds.body`"))]
+    pub messages: Option<Size>,
+    /// Of calls that count tokens.
+    #[schemars(extend("x-default" = "1MiB, or `bounds.body` if that is less"))]
+    pub count: Option<Size>,
+    /// Of reranking and scores.
+    #[schemars(extend("x-default" = "`bounds.body`"))]
+    pub rerank: Option<Size>,
+    /// Of images. A form may be larger than `bounds.buffered`: it is not kept in memory.
+    #[schemars(extend("x-default" = "`bounds.body`"))]
+    pub images: Option<Size>,
+    /// Of audio. A form may be larger than `bounds.buffered`: it is not kept in memory.
+    #[schemars(extend("x-default" = "`bounds.body`"))]
+    pub audio: Option<Size>,
+}
+
+impl BodiesSection {
+    /// Returns the sizes with their kinds and keys.
+    pub fn by_kind(&self) -> [(Kind, &'static str, Option<Size>); 9] {
+        [
+            (Kind::Chat, "chat", self.chat),
+            (Kind::Completion, "completion", self.completion),
+            (Kind::Response, "response", self.response),
+            (Kind::Embedding, "embedding", self.embedding),
+            (Kind::Messages, "messages", self.messages),
+            (Kind::Count, "count", self.count),
+            (Kind::Rerank, "rerank", self.rerank),
+            (Kind::Images, "images", self.images),
+            (Kind::Audio, "audio", self.audio),
+        ]
     }
 }
 

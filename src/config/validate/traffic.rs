@@ -15,7 +15,7 @@ use crate::config::syntax::Text;
 use crate::glob::Glob;
 use crate::layers::paths::RouteSettings;
 use crate::openai::body::{Pointer, Shape};
-use crate::openai::kinds::{self, OptionalKind};
+use crate::openai::kinds::{self, BodyUse, OptionalKind};
 use crate::request::{Kind, RouteTimeouts};
 use crate::server::ListenerBounds;
 
@@ -133,12 +133,31 @@ pub(super) fn bounds(
         );
         report.fault(&at.key("body"), problem);
     }
+    let mut bodies = [None; kinds::TABLE.len()];
+    for (kind, key, size) in bounds.bodies.by_kind() {
+        let Some(size) = size else { continue };
+        let at = at.key("bodies").key(key);
+        if size.get() == 0 {
+            report.fault(&at, "must be at least one byte");
+        }
+        if size > bounds.buffered && kinds::row(kind).body == BodyUse::Json {
+            let problem = format!(
+                "must not exceed `bounds.buffered` ({}), or the largest request never fits",
+                bounds.buffered
+            );
+            report.fault(&at, problem);
+        }
+        if let Some(bound) = bodies.get_mut(kind as usize) {
+            *bound = Some(size.get());
+        }
+    }
     if !(LEAST_HEADERS..=MOST_HEADERS).contains(&bounds.headers.get()) {
         report.fault(&at.key("headers"), "must be from `8KiB` to `1MiB`");
     }
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     BoundsSettings {
         body: bounds.body.get(),
+        bodies,
         held: bounds.held.get(),
         buffered: bounds.buffered.get(),
         body_read: positive(bounds.body_read.0, &at.key("body_read"), report),

@@ -152,7 +152,7 @@ fn operation(request: &Request<Payload>, settings: &JobsSettings) -> Result<JobO
     let JobLimits { not_before, idempotency, .. } = settings.jobs.limits();
     let repeatable = settings.handling == JobHandling::All
         || (idempotency > 0
-            && matches!(request.body(), Payload::Buffered(_))
+            && request.body().pieces().is_some()
             && named(extensions.get::<Caller>()).is_ok());
     let allowed = AllowedOptions {
         later: settings.handling != JobHandling::None,

@@ -54,6 +54,12 @@ pub enum BodyFieldError {
         /// Expected type, with article.
         expected: &'static str,
     },
+    /// Member that changes the cost, after the request was sent.
+    #[error("'{param}' must come before the messages in a body of more than `bounds.held`.")]
+    Late {
+        /// The member.
+        param: Cow<'static, str>,
+    },
     /// Number outside its bounds.
     #[error("'{param}' must be from {least} to {most}.")]
     OutOfRange {
@@ -97,6 +103,7 @@ impl BodyFieldError {
             | Self::FileUrl
             | Self::NotAnObject => None,
             Self::Duplicate { param }
+            | Self::Late { param }
             | Self::WrongType { param, .. }
             | Self::OutOfRange { param, .. }
             | Self::TooLong { param, .. } => Some(param),

@@ -119,7 +119,7 @@ impl MediaCount {
     }
 
     /// Returns the bytes of data in a string, 0 for an URL; `None` if it is text.
-    fn data(&mut self, text: &str, urls: &MediaUrls) -> Option<u64> {
+    pub(super) fn data(&mut self, text: &str, urls: &MediaUrls) -> Option<u64> {
         let start = text.trim_start_matches(|letter: char| letter <= ' ');
         let scheme = start.split_once(':').map(|(scheme, rest)| (scheme.to_ascii_lowercase(), rest));
         match scheme.as_ref().map(|(scheme, rest)| (scheme.as_str(), *rest)) {

@@ -1,5 +1,6 @@
 //! Member names that the gateway reads in a body.
 
+use crate::openai::kinds::KindRow;
 use crate::openai::scan::JsonText;
 
 /// Members of a body that decisions depend on. Those of the prompt differ by kind ([`kinds`]).
@@ -118,8 +119,13 @@ impl BodyMember {
         }
     }
 
+    /// Returns `true` if the gateway reads it in a body of this kind.
+    pub(super) fn is_read(self, row: &KindRow) -> bool {
+        self.is_control() || row.counts(self).is_some()
+    }
+
     /// Returns `true` if it is read for every kind, not only where it is prompt.
-    pub(super) const fn is_control(self) -> bool {
+    const fn is_control(self) -> bool {
         matches!(
             self,
             Self::Model

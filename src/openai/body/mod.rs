@@ -6,19 +6,23 @@
 //! body.
 
 mod fault;
+mod follow;
 mod media;
 mod member;
 mod read;
 mod scalar;
 mod shape;
 mod splice;
+mod start;
 mod text;
 
 pub use fault::BodyFieldError;
+pub use follow::BodyFollower;
 pub use media::MediaUrls;
 pub(in crate::openai) use member::BodyMember;
 pub use shape::{Pointer, PointerError, Shape};
 pub use splice::{ModelText, SplicedBody, spliced};
+pub use start::{BodyStart, StartNeeds, parse_start};
 pub use text::PromptPart;
 
 use std::ops::Range;
@@ -125,7 +129,14 @@ pub fn prompt_parts(
     body: &[u8],
     hear: &mut dyn FnMut(PromptPart, &str),
 ) -> Result<(), BodyFieldError> {
-    read::parse(shape, body, Some(hear)).map(drop)
+    match read::parse(shape, body, Some(&mut *hear)) {
+        // Of a body that is streamed, only the beginning is here, which may end within a letter.
+        Ok(_) | Err(BodyFieldError::Unfinished) => Ok(()),
+        Err(BodyFieldError::NotUtf8 { at }) if at > 0 => {
+            prompt_parts(shape, body.get(..at).unwrap_or_default(), hear)
+        }
+        Err(fault) => Err(fault),
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::str::Utf8Error;
 use std::sync::Arc;
 
 use super::member::BodyMember;
@@ -51,21 +52,50 @@ pub(super) fn parse<'h>(
     body: &[u8],
     hear: Option<&'h mut TextSink<'h>>,
 ) -> Result<Facts, BodyFieldError> {
-    std::str::from_utf8(body).map_err(|error| match body {
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 0, 0xfe, 0xff, ..] => BodyFieldError::OtherUnicode,
-        _ => BodyFieldError::NotUtf8 { at: error.valid_up_to() },
-    })?;
+    std::str::from_utf8(body).map_err(|error| not_utf8(body, error))?;
     let mut scanner = Scanner::new(body);
-    match scanner.peek()? {
-        b'{' => {}
-        0xef => return Err(BodyFieldError::Mark { at: scanner.at() }),
-        _ => return Err(BodyFieldError::NotAnObject),
-    }
-    let first_member = scanner.at() + 1;
+    let first_member = first_member(&mut scanner)?;
     let mut reading = BodyReading::new(shape, body, hear);
     scanner.object(|scanner, key| reading.member(scanner, key))?;
     scanner.finish()?;
     reading.facts(first_member)
+}
+
+/// Reads the beginning of a body; returns `None` if it is the whole. What is cut within a member
+/// counts as far as it goes.
+pub(super) fn parse_beginning(shape: &Shape, body: &[u8]) -> Result<Option<Facts>, BodyFieldError> {
+    let body = match std::str::from_utf8(body) {
+        Ok(_) => body,
+        Err(error) if error.error_len().is_none() => body.get(..error.valid_up_to()).unwrap_or_default(),
+        Err(error) => return Err(not_utf8(body, error)),
+    };
+    // A number that is cut is another number.
+    let end = body.iter().rposition(|byte| !matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'));
+    let body = body.get(..end.map_or(0, |end| end + 1)).unwrap_or_default();
+    let mut scanner = Scanner::new(body);
+    let first_member = first_member(&mut scanner)?;
+    let mut reading = BodyReading::new(shape, body, None);
+    match scanner.object(|scanner, key| reading.member(scanner, key)) {
+        Ok(()) => Ok(None),
+        Err(BodyFieldError::Unfinished) => reading.facts(first_member).map(Some),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn not_utf8(body: &[u8], error: Utf8Error) -> BodyFieldError {
+    match body {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 0, 0xfe, 0xff, ..] => BodyFieldError::OtherUnicode,
+        _ => BodyFieldError::NotUtf8 { at: error.valid_up_to() },
+    }
+}
+
+/// Returns the offset of a body's first member.
+fn first_member(scanner: &mut Scanner<'_>) -> Result<usize, BodyFieldError> {
+    match scanner.peek()? {
+        b'{' => Ok(scanner.at() + 1),
+        0xef => Err(BodyFieldError::Mark { at: scanner.at() }),
+        _ => Err(BodyFieldError::NotAnObject),
+    }
 }
 
 impl<'a, 'h> BodyReading<'a, 'h> {
@@ -95,7 +125,7 @@ impl<'a, 'h> BodyReading<'a, 'h> {
         scanner.peek()?;
         let start = scanner.at();
         let shape = self.shape;
-        let read = |member: &BodyMember| member.is_control() || shape.row().counts(*member).is_some();
+        let read = |member: &BodyMember| member.is_read(shape.row());
         match BodyMember::of(&key).filter(read) {
             Some(member) => self.known(scanner, member)?,
             None => scanner.skip()?,

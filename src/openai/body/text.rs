@@ -4,11 +4,11 @@ use super::media::{MediaCount, MediaMember, MediaUrls, is_name};
 use crate::openai::scan::{JsonError, JsonText, Scanner};
 
 /// Members whose values are names.
-const NAMES: [&[u8]; 7] =
+pub(super) const NAMES: [&[u8]; 7] =
     [b"type", b"role", b"id", b"call_id", b"tool_call_id", b"tool_use_id", b"media_type"];
 
 /// Members whose objects a chat template gives to the model as JSON, names included.
-const SHOWN: [&[u8]; 3] = [b"arguments", b"input", b"parameters"];
+pub(super) const SHOWN: [&[u8]; 3] = [b"arguments", b"input", b"parameters"];
 
 /// Part of a prompt. Chat templates put the parts in this order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

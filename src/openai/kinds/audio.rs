@@ -23,5 +23,6 @@ pub(super) const ROW: KindRow = KindRow {
     output: Output::Nothing,
     begins_with_first_byte: true,
     events: StreamFormat::Named,
+    bound: "bounds.bodies.audio",
     ..KindRow::CALL
 };

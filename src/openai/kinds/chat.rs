@@ -21,5 +21,7 @@ pub(super) const ROW: KindRow = KindRow {
         (BodyMember::ResponseFormat, CountedAs::Json),
     ],
     output: Output::Choices,
+    cost_from_start: true,
+    bound: "bounds.bodies.chat",
     ..KindRow::CALL
 };

@@ -10,5 +10,6 @@ pub(super) const ROW: KindRow = KindRow {
     endpoints: &[(Method::POST, "/v1/completions")],
     prompt: &[(BodyMember::Prompt, CountedAs::Prompts), (BodyMember::Suffix, CountedAs::Text)],
     output: Output::Choices,
+    bound: "bounds.bodies.completion",
     ..KindRow::CALL
 };

@@ -20,5 +20,6 @@ pub(super) const ROW: KindRow = KindRow {
     // A client counts before it sends, so a few at once keep up with what a worker decodes. The text
     // takes milliseconds; longer means that the worker is stuck.
     beside: Some(BesideBounds { per_worker: 2, body: 1 << 20, total: Duration::from_secs(5) }),
+    bound: "bounds.bodies.count",
     ..KindRow::CALL
 };

@@ -10,5 +10,6 @@ pub(super) const ROW: KindRow = KindRow {
     endpoints: &[(Method::POST, "/v1/embeddings")],
     prompt: &[(BodyMember::Input, CountedAs::Prompts), (BodyMember::Messages, CountedAs::Array)],
     output: Output::Nothing,
+    bound: "bounds.bodies.embedding",
     ..KindRow::CALL
 };

@@ -13,5 +13,6 @@ pub(super) const ROW: KindRow = KindRow {
     body: BodyUse::JsonOrForm,
     output: Output::Nothing,
     events: StreamFormat::Named,
+    bound: "bounds.bodies.images",
     ..KindRow::CALL
 };

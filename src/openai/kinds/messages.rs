@@ -21,5 +21,7 @@ pub(super) const ROW: KindRow = KindRow {
     ],
     dialect: Dialect::Anthropic,
     events: StreamFormat::Messages,
+    cost_from_start: true,
+    bound: "bounds.bodies.messages",
     ..KindRow::CALL
 };

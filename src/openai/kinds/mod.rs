@@ -65,8 +65,13 @@ pub struct KindRow {
     pub endpoints: &'static [(Method, &'static str)],
     /// What the gateway does with its body.
     pub body: BodyUse,
+    /// Setting that bounds the size of its bodies.
+    pub bound: &'static str,
     /// Members of the body that are prompt.
     pub(in crate::openai) prompt: &'static [(BodyMember, CountedAs)],
+    /// Whether the beginning of a large body tells its cost: it has one prompt, and nothing after it
+    /// decides on the worker.
+    pub cost_from_start: bool,
     /// What it decodes.
     pub output: Output,
     /// Whether the worker keeps the answer unless `store` is false: such a call must not run twice.
@@ -88,7 +93,9 @@ impl KindRow {
         optional: None,
         endpoints: &[],
         body: BodyUse::Json,
+        bound: "bounds.body",
         prompt: &[],
+        cost_from_start: false,
         output: Output::One,
         stores: false,
         begins_with_first_byte: false,
@@ -156,7 +163,7 @@ pub enum Output {
 pub struct BesideBounds {
     /// Calls at once per worker.
     pub per_worker: u32,
-    /// Maximum size of a body, in bytes.
+    /// Maximum size of a body in bytes, unless the settings say otherwise.
     pub body: u64,
     /// Maximum time of a call.
     pub total: Duration,

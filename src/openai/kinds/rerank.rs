@@ -31,5 +31,6 @@ pub(super) const ROW: KindRow = KindRow {
         (BodyMember::Messages, CountedAs::Array),
     ],
     output: Output::Nothing,
+    bound: "bounds.bodies.rerank",
     ..KindRow::CALL
 };

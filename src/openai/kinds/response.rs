@@ -17,5 +17,6 @@ pub(super) const ROW: KindRow = KindRow {
     ],
     stores: true,
     events: StreamFormat::Named,
+    bound: "bounds.bodies.response",
     ..KindRow::CALL
 };

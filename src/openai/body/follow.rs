@@ -1,0 +1,492 @@
+//! Reads along with a body that is forwarded as it arrives, in pieces cut anywhere.
+//!
+//! What decides the cost was read from the beginning of the body ([`parse_start`]). The rest must
+//! not contradict it: a second `model` could mean one thing to the gateway and another to a worker,
+//! and the rules for media hold for the whole body. The follower keeps the beginning of one string
+//! and what the open objects are, never a value.
+//!
+//! [`parse_start`]: super::parse_start
+
+use memchr::memchr2;
+use smallvec::SmallVec;
+
+use super::media::{MediaCount, MediaMember, MediaUrls, is_name};
+use super::member::BodyMember;
+use super::text::{NAMES, SHOWN};
+use super::{BodyFieldError, MAX_MEDIA_PARTS, Shape};
+use crate::openai::kinds::{CountedAs, KindRow};
+use crate::openai::scan::{JsonText, MAX_DEPTH, Scanner};
+
+/// Bytes of a string that are kept: longer than any name of a member, and than the host of any URL.
+const KEPT: usize = 1024;
+
+/// A short word, cut after so many bytes: all words that matter are shorter.
+type Word = SmallVec<[u8; 24]>;
+
+/// Reads along with a body.
+#[derive(Debug)]
+pub struct BodyFollower {
+    row: &'static KindRow,
+    urls: MediaUrls,
+    open: Vec<OpenValue>,
+    /// The string that is being read.
+    string: Option<OpenString>,
+    /// Its beginning, escapes included; or a number or word that decides.
+    kept: SmallVec<[u8; 64]>,
+    /// Members of the body that have come, as bits.
+    seen: u64,
+    /// Media so far.
+    parts: u64,
+    /// `true` once the request may have been sent: what decides its cost may no longer come.
+    is_sent: bool,
+    /// Bytes before the chunk that is being read.
+    before: usize,
+    is_over: bool,
+}
+
+/// A string that is being read.
+#[derive(Clone, Copy, Debug)]
+struct OpenString {
+    purpose: StringUse,
+    /// Offset of its opening quote.
+    at: usize,
+    /// The last byte was a backslash.
+    escaped: bool,
+    /// Not all of it was kept.
+    is_cut: bool,
+}
+
+/// What a string is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StringUse {
+    Key,
+    Type,
+    MediaType,
+    Media(MediaMember),
+    /// Media, if its object is of certain types.
+    Perhaps,
+    Text,
+}
+
+/// An open array or object.
+#[derive(Debug, Default)]
+struct OpenValue {
+    is_object: bool,
+    expects_key: bool,
+    /// Nothing in it is media.
+    passes: bool,
+    /// The member of media that it is in.
+    media: Option<MediaMember>,
+    /// Member whose value is being read.
+    member: MemberUse,
+    kind: Word,
+    media_type: Word,
+    /// The value that is media if the object is of certain types.
+    perhaps: Option<JudgedText>,
+}
+
+/// What a member of an object is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum MemberUse {
+    #[default]
+    Other,
+    Passed,
+    /// A member of the body whose value must not ask for more than one sequence.
+    Sequences(BodyMember),
+    Type,
+    MediaType,
+    Name,
+    /// Shown to the model as JSON, if it is no string.
+    Shown,
+    Perhaps,
+    Media(MediaMember),
+}
+
+/// A text in a place of media.
+#[derive(Debug)]
+struct JudgedText {
+    is_media: bool,
+    fault: Option<BodyFieldError>,
+}
+
+impl BodyFollower {
+    /// Creates a follower for the start of a body.
+    pub(super) fn new(shape: &Shape) -> Self {
+        Self {
+            row: shape.row(),
+            urls: shape.urls.clone(),
+            open: Vec::new(),
+            string: None,
+            kept: SmallVec::new(),
+            seen: 0,
+            parts: 0,
+            is_sent: false,
+            before: 0,
+            is_over: false,
+        }
+    }
+
+    /// Marks the request as sent, with the cost that was read until now.
+    pub(super) fn mark_sent(&mut self) {
+        self.is_sent = true;
+    }
+
+    /// Returns the offset of the string that is being read, else that of the next byte.
+    pub(super) fn token_at(&self) -> usize {
+        self.string.map_or(self.before, |string| string.at)
+    }
+
+    /// Returns the media that is being read; `None` within anything else.
+    pub(super) fn open_media(&self) -> Option<MediaMember> {
+        let member = match self.string?.purpose {
+            StringUse::Media(member) => member,
+            StringUse::Perhaps => {
+                let object = self.open.last()?;
+                MediaMember::in_object(&object.kind, &object.media_type)?
+            }
+            _ => return None,
+        };
+        let is_media = member != MediaMember::Opaque && self.judge(true).is_media;
+        is_media.then_some(member)
+    }
+
+    /// Reads the next bytes, cut anywhere.
+    ///
+    /// # Errors
+    /// If a member comes twice, or too late; if the rules for media are broken; if the body is no
+    /// JSON, as far as that shows. It must not be fed after that.
+    pub fn feed(&mut self, chunk: &[u8]) -> Result<(), BodyFieldError> {
+        let mut rest = chunk;
+        while let Some((&byte, after)) = rest.split_first() {
+            rest = if self.string.is_some() {
+                self.in_string(rest)?
+            } else {
+                self.between(byte, self.before + chunk.len() - rest.len())?;
+                after
+            };
+        }
+        self.before += chunk.len();
+        Ok(())
+    }
+
+    /// Reads a string up to its end or to an escape, and returns what follows.
+    fn in_string<'c>(&mut self, chunk: &'c [u8]) -> Result<&'c [u8], BodyFieldError> {
+        let Some(string) = &mut self.string else { return Ok(chunk) };
+        let from = usize::from(std::mem::take(&mut string.escaped));
+        let rest = chunk.get(from..).unwrap_or_default();
+        let end = memchr2(b'"', b'\\', rest).map(|end| end + from);
+        let last = end.and_then(|end| chunk.get(end)).copied();
+        string.escaped = last == Some(b'\\');
+        // The backslash of an escape belongs to the string, its closing quote does not.
+        let length = end.map_or(chunk.len(), |end| end + usize::from(string.escaped));
+        if string.purpose != StringUse::Text {
+            let room = KEPT - self.kept.len();
+            string.is_cut |= length > room;
+            self.kept.extend_from_slice(chunk.get(..length.min(room)).unwrap_or_default());
+        }
+        if last != Some(b'"') {
+            return Ok(chunk.get(length..).unwrap_or_default());
+        }
+        let string = *string;
+        self.string_over(string)?;
+        self.string = None;
+        self.kept.clear();
+        Ok(chunk.get(length + 1..).unwrap_or_default())
+    }
+
+    /// Reads a byte between strings.
+    fn between(&mut self, byte: u8, at: usize) -> Result<(), BodyFieldError> {
+        let top = self.open.last_mut();
+        match (byte, top) {
+            (b' ' | b'\t' | b'\n' | b'\r', _) => {}
+            (b'{', None) if !self.is_over => self.enter(true, at)?,
+            (_, None) => return Err(BodyFieldError::Syntax { at }),
+            (b'"', Some(top)) => {
+                let purpose = top.purpose();
+                self.kept.clear();
+                self.string = Some(OpenString { purpose, at, escaped: false, is_cut: false });
+            }
+            (b'{' | b'[', Some(_)) => self.enter(byte == b'{', at)?,
+            (b'}' | b']', Some(top)) if top.is_object == (byte == b'}') => self.leave()?,
+            (b'}' | b']', Some(_)) => return Err(BodyFieldError::Syntax { at }),
+            (b':', Some(top)) => top.expects_key = false,
+            (b',', Some(_)) => self.member_over()?,
+            (_, Some(top)) => {
+                if matches!(top.member, MemberUse::Sequences(_)) && self.kept.len() < KEPT {
+                    self.kept.push(byte);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, is_object: bool, at: usize) -> Result<(), BodyFieldError> {
+        if self.open.len() + 1 >= MAX_DEPTH as usize {
+            return Err(BodyFieldError::TooDeep { at });
+        }
+        let (passes, media) = self.open.last().map_or((false, None), OpenValue::inside);
+        self.open.push(OpenValue {
+            is_object,
+            expects_key: is_object,
+            passes,
+            media,
+            ..OpenValue::default()
+        });
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<(), BodyFieldError> {
+        self.member_over()?;
+        let Some(OpenValue { kind, media_type, perhaps, .. }) = self.open.pop() else { return Ok(()) };
+        self.is_over = self.open.is_empty();
+        match (perhaps, MediaMember::in_object(&kind, &media_type)) {
+            (Some(text), Some(member)) => self.count(member, text),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends a member of an object, or an item of an array.
+    fn member_over(&mut self) -> Result<(), BodyFieldError> {
+        let Some(top) = self.open.last_mut() else { return Ok(()) };
+        top.expects_key = top.is_object;
+        match std::mem::take(&mut top.member) {
+            MemberUse::Sequences(member) if !matches!(&*self.kept, b"1" | b"null") => {
+                Err(BodyFieldError::Late { param: member.name().into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn string_over(&mut self, string: OpenString) -> Result<(), BodyFieldError> {
+        match string.purpose {
+            StringUse::Text => Ok(()),
+            StringUse::Key => self.key_over(string),
+            StringUse::Type | StringUse::MediaType => {
+                let word = self.kept.get(..self.kept.len().min(24)).unwrap_or_default().into();
+                if let Some(top) = self.open.last_mut() {
+                    let place = match string.purpose {
+                        StringUse::Type => &mut top.kind,
+                        _ => &mut top.media_type,
+                    };
+                    *place = word;
+                }
+                Ok(())
+            }
+            StringUse::Media(member) => self.count(member, self.judge(string.is_cut)),
+            StringUse::Perhaps => {
+                let judged = self.judge(string.is_cut);
+                if let Some(top) = self.open.last_mut() {
+                    top.perhaps = Some(judged);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn key_over(&mut self, string: OpenString) -> Result<(), BodyFieldError> {
+        let (row, depth) = (self.row, self.open.len());
+        let quoted = [b"\"", &*self.kept, b"\""].concat();
+        let key = Scanner::new(&quoted).string().ok().filter(|_| !string.is_cut);
+        let member = match key {
+            None => MemberUse::Other,
+            Some(key) if depth > 1 => MemberUse::of(&key.name()),
+            Some(key) => {
+                let known = BodyMember::of(&key).filter(|member| member.is_read(row));
+                if let Some(member) = known {
+                    let bit = 1 << member as u32;
+                    if self.seen & bit != 0 {
+                        return Err(BodyFieldError::Duplicate { param: member.name().into() });
+                    }
+                    self.seen |= bit;
+                }
+                match known {
+                    Some(member @ (BodyMember::N | BodyMember::BestOf)) if self.is_sent => {
+                        MemberUse::Sequences(member)
+                    }
+                    Some(member) if row.counts(member).is_some_and(|how| how != CountedAs::Json) => {
+                        MemberUse::Other
+                    }
+                    _ => MemberUse::Passed,
+                }
+            }
+        };
+        if let Some(top) = self.open.last_mut() {
+            top.member = member;
+        }
+        Ok(())
+    }
+
+    /// Counts a text in a member of media.
+    fn count(&mut self, member: MediaMember, text: JudgedText) -> Result<(), BodyFieldError> {
+        if let Some(fault) = text.fault {
+            return Err(fault);
+        }
+        self.parts += u64::from(text.is_media && member != MediaMember::Opaque);
+        if self.parts <= MAX_MEDIA_PARTS {
+            return Ok(());
+        }
+        let param = self.row.prompt.first().map_or("input", |(member, _)| member.name()).into();
+        Err(BodyFieldError::TooLong { param, most: MAX_MEDIA_PARTS, what: "media parts" })
+    }
+
+    /// Judges a text by its beginning; `is_cut` if there is more of it.
+    fn judge(&self, is_cut: bool) -> JudgedText {
+        let mut raw = &*self.kept;
+        let mut count = MediaCount::default();
+        let mut is_media = false;
+        // The last escape may be cut, and the one before it be half of a pair.
+        for _ in 0..3 {
+            let quoted = [b"\"", raw, b"\""].concat();
+            let text = Scanner::new(&quoted).string().ok();
+            if text.is_some_and(|text| !is_cut && is_name(&text)) {
+                break;
+            }
+            if let Some(text) = text.as_ref().and_then(JsonText::decode) {
+                is_media = count.data(&text, &self.urls).is_some();
+                break;
+            }
+            let Some(cut) = raw.iter().rposition(|byte| *byte == b'\\') else { break };
+            raw = raw.get(..cut).unwrap_or_default();
+        }
+        JudgedText { is_media, fault: count.fault }
+    }
+}
+
+impl OpenValue {
+    /// Returns what the string that begins here is.
+    fn purpose(&self) -> StringUse {
+        if self.is_object && self.expects_key {
+            return StringUse::Key;
+        }
+        let inherited = self.media.map_or(StringUse::Text, StringUse::Media);
+        match self.member {
+            _ if self.passes => StringUse::Text,
+            MemberUse::Passed | MemberUse::Name => StringUse::Text,
+            MemberUse::Type => StringUse::Type,
+            MemberUse::MediaType => StringUse::MediaType,
+            MemberUse::Perhaps if self.media.is_none() && self.perhaps.is_none() => StringUse::Perhaps,
+            MemberUse::Media(member) => StringUse::Media(self.media.unwrap_or(member)),
+            // A string is no number of sequences: the worker refuses it.
+            MemberUse::Perhaps | MemberUse::Shown | MemberUse::Sequences(_) | MemberUse::Other => inherited,
+        }
+    }
+
+    /// Returns `passes` and `media` of an array or object that begins here.
+    fn inside(&self) -> (bool, Option<MediaMember>) {
+        match self.member {
+            MemberUse::Passed | MemberUse::Shown | MemberUse::Sequences(_) => (true, None),
+            MemberUse::Media(member) => (self.passes, Some(self.media.unwrap_or(member))),
+            _ => (self.passes, self.media),
+        }
+    }
+}
+
+impl MemberUse {
+    /// Returns what the member `name` of an object within the prompt is.
+    fn of(name: &[u8]) -> Self {
+        match name {
+            b"type" => Self::Type,
+            b"media_type" => Self::MediaType,
+            b"result" | b"url" | b"data" => Self::Perhaps,
+            _ if NAMES.contains(&name) => Self::Name,
+            _ if SHOWN.contains(&name) => Self::Shown,
+            _ => MediaMember::of(name).map_or(Self::Other, Self::Media),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openai::body::parse;
+    use crate::request::Kind;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    /// Follows a body in pieces of `length` bytes.
+    fn follow(shape: &Shape, body: &[u8], length: usize) -> Result<u64, BodyFieldError> {
+        let mut follower = BodyFollower::new(shape);
+        for chunk in body.chunks(length) {
+            follower.feed(chunk)?;
+            assert!(follower.kept.len() <= KEPT);
+        }
+        assert!(follower.is_over, "{}", String::from_utf8_lossy(body));
+        Ok(follower.parts)
+    }
+
+    fn content() -> impl Strategy<Value = Value> {
+        let data = "A".repeat(1200);
+        let urls = prop::sample::select(vec![
+            json!("https://example.org/cat.png"),
+            json!("https://evil.test/cat.png"),
+            json!(" file:///etc/passwd"),
+            json!(format!("data:image/png;base64,{data}")),
+            json!("auto"),
+            json!("a text with a \"quote\", a \\ and \u{1f600}"),
+            json!(data),
+        ]);
+        let leaf = urls.prop_flat_map(|value| {
+            prop::sample::select(vec![
+                json!({"type": "image_url", "image_url": {"url": value, "detail": "low"}}),
+                json!({"type": "image", "source": {"type": "url", "url": value}}),
+                json!({"source": {"data": value, "media_type": "image/png", "type": "base64"}}),
+                json!({"type": "tool_use", "input": {"url": value}, "id": "toolu_1"}),
+                json!({"type": "text", "text": value}),
+                json!({"type": "thinking", "thinking": "hm", "signature": value}),
+                json!({"input_audio": [value, {"data": value}]}),
+                json!(value),
+            ])
+        });
+        prop::collection::vec(leaf, 0..20).prop_map(Value::from)
+    }
+
+    proptest! {
+        #[test]
+        fn a_body_is_judged_alike_whether_whole_or_in_pieces(
+            content in content(), length in 1..200_usize, kind in prop::sample::select(vec![Kind::Chat, Kind::Messages]),
+            deny in any::<bool>(), pretty in any::<bool>(),
+        ) {
+            let body = json!({"model": "m", "messages": [{"role": "user", "content": content}],
+                "tools": [{"url": "file:///x"}], "metadata": {"image_url": "file:///x"}, "n": 2});
+            let body = if pretty { serde_json::to_vec_pretty(&body) } else { serde_json::to_vec(&body) }.unwrap();
+            let urls = if deny { MediaUrls::Domains(["example.org".into()].into()) } else { MediaUrls::Allow };
+            let shape = Shape::of_kind(kind).with_media_urls(urls);
+            let whole = parse(&shape, &body);
+            let pieces = follow(&shape, &body, length);
+            // Of several faults, each reports another first.
+            prop_assert_eq!(whole.is_ok(), pieces.is_ok(), "{:?} {:?}", whole, pieces);
+        }
+    }
+
+    #[test]
+    fn what_contradicts_the_beginning_cuts_the_rest() {
+        let duplicate = |param: &'static str| Err(BodyFieldError::Duplicate { param: param.into() });
+        let late = |param: &'static str| Err(BodyFieldError::Late { param: param.into() });
+        for (rest, expected) in [
+            (r#""max_tokens":9,"stream":true}"#, Ok(())),
+            (r#""mod\u0065l":"b"}"#, duplicate("model")),
+            (r#""messages":[]}"#, duplicate("messages")),
+            (r#""tools":[],"tools":[]}"#, duplicate("tools")),
+            (r#""n":1,"best_of" : null }"#, Ok(())),
+            (r#""n":2}"#, late("n")),
+            (r#""best_of":1.0,"stream":true}"#, late("best_of")),
+            (r#""n":[1]}"#, late("n")),
+            (r#""x":{"model":"b","n":5}}"#, Ok(())),
+            (r#""x":[}"#, Err(BodyFieldError::Syntax { at: 35 })),
+            (r#""x":1}{"#, Err(BodyFieldError::Syntax { at: 36 })),
+        ] {
+            for length in [1, 3, 100] {
+                let mut follower = BodyFollower::new(&Shape::of_kind(Kind::Chat));
+                follower.feed(br#"{"model":"a","messages":["x"],"#).unwrap();
+                follower.mark_sent();
+                let fed = rest.as_bytes().chunks(length).try_for_each(|chunk| follower.feed(chunk));
+                assert_eq!(fed, expected, "{rest}");
+            }
+        }
+        let deep = format!("{{\"messages\":{}", "[".repeat(200));
+        assert!(matches!(
+            BodyFollower::new(&Shape::of_kind(Kind::Chat)).feed(deep.as_bytes()),
+            Err(BodyFieldError::TooDeep { at: 138 })
+        ));
+    }
+}
