@@ -72,6 +72,7 @@ load: ## the load suite of k6: steady, ramp, spike, breakpoint, fairness, hangup
 
 load-short:
 	SHORT=1 scripts/k6 --debug
+	SHORT=1 API=messages CAPACITY=30 scripts/k6 --debug steady
 
 soak: ## just at capacity with waves and people who leave, for 15 minutes (SOAK_SECONDS=…)
 	scripts/k6 soak

@@ -21,7 +21,7 @@ import time
 
 DAM = os.environ["TRAFFIC_DAM"]
 COUNT = bool(os.environ.get("COUNT"))
-ROUNDS, REQUESTS = (1, 400) if COUNT else (5, 6000)
+ROUNDS, REQUESTS = (1, 2000) if COUNT else (5, 6000)
 # Requests before the figures, so that pools are full and estimates learned.
 WARM = 200
 TOKENS = 64
