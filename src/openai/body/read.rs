@@ -73,7 +73,11 @@ pub(super) fn parse_beginning(shape: &Shape, body: &[u8]) -> Result<Option<Facts
     let end = body.iter().rposition(|byte| !matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'));
     let body = body.get(..end.map_or(0, |end| end + 1)).unwrap_or_default();
     let mut scanner = Scanner::new(body);
-    let first_member = first_member(&mut scanner)?;
+    let first_member = match first_member(&mut scanner) {
+        // Nothing but white space so far.
+        Err(BodyFieldError::Unfinished) => return Ok(None),
+        found => found?,
+    };
     let mut reading = BodyReading::new(shape, body, None);
     match scanner.object(|scanner, key| reading.member(scanner, key)) {
         Ok(()) => Ok(None),

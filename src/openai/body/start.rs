@@ -132,5 +132,6 @@ mod tests {
         assert!(parse_start(&route, &text.as_bytes()[..2000], text.len() as u64, NEEDS).unwrap().is_none());
         let spaces = format!(r#"{{"model":"m","messages":[]}}{}"#, " ".repeat(99));
         assert!(cut(Kind::Chat, &spaces, 60, NEEDS).is_none(), "this is all of it");
+        assert!(cut(Kind::Chat, &(" ".repeat(99) + &text), 60, NEEDS).is_none(), "it has not begun");
     }
 }
