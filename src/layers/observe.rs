@@ -213,7 +213,7 @@ impl Drop for ObservedRequest {
                     route,
                     model,
                     served_model = served_model.as_deref(),
-                    stream = asked.map(|asked| asked.stream),
+                    stream = asked.map(|asked| asked.stream || record.is_streamed()),
                     class,
                     caller,
                     worker,

@@ -795,6 +795,9 @@ impl<'a> Forward<'a> {
         location::relocate(&mut head.headers, &endpoint.authority, endpoint.prefix());
         let watch = self.watch(&head, &endpoint.spec().id);
         let first_token_wait = self.first_token_wait(sent, watch.is_stream());
+        if let Some(permit) = self.permit.as_ref().filter(|_| watch.is_stream() && !self.stream) {
+            permit.answered_as_stream();
+        }
         let (limits, clock) = (self.limits(), self.upstream.clock.clone());
         let body = if head.status == StatusCode::SWITCHING_PROTOCOLS {
             drop(body);

@@ -81,6 +81,12 @@ impl Permit {
         self.0.gate.with(|state, now| state.gate.dispatched(self.0.permit(), now));
     }
 
+    /// Records that the answer is a stream, though the request did not say so: large bodies may say
+    /// it after they were sent.
+    pub fn answered_as_stream(&self) {
+        self.0.gate.with(|state, _| state.gate.answered_as_stream(self.0.permit()));
+    }
+
     /// Records the first content. For event streams only: other answers say nothing about TTFT.
     pub fn first_token(&self) {
         self.0.gate.with(|state, now| state.gate.first_token(self.0.permit(), now));

@@ -152,6 +152,13 @@ impl Gate {
         }
     }
 
+    /// Records that the answer is a stream, though the request did not say so in time.
+    pub fn answered_as_stream(&mut self, id: PermitId) {
+        if let Some(permit) = self.permits.get_mut(&id) {
+            permit.stream = true;
+        }
+    }
+
     /// Makes the permit irrevocable before the answer goes out. Returns `false` if just revoked.
     pub fn keep(&mut self, id: PermitId) -> bool {
         let Some(permit) = self.permits.get_mut(&id) else { return false };

@@ -5,13 +5,21 @@ use crate::shed::LoadReport;
 
 /// A gate that knows its only worker: 50 ms, and 1000 tokens per second.
 fn known(settings: GateSettings) -> Gate {
+    known_by(settings, true)
+}
+
+/// The same, known by streams that were `announced` or not.
+fn known_by(settings: GateSettings, announced: bool) -> Gate {
     let mut gate = gate(GateSettings { queue_length: 0, ..settings }, &[member("w1", 64)]);
     for i in 0..40 {
         let start = i * 1000;
-        let ahead = granted(&mut gate, &stream(100 * (i % 4)), at(start)).permit;
-        let permit = granted(&mut gate, &stream(100), at(start)).permit;
-        gate.dispatched(ahead, at(start));
-        gate.dispatched(permit, at(start));
+        let ask = |prompt| PermitRequest { stream: announced, ..stream(prompt) };
+        let ahead = granted(&mut gate, &ask(100 * (i % 4)), at(start)).permit;
+        let permit = granted(&mut gate, &ask(100), at(start)).permit;
+        for permit in [ahead, permit] {
+            gate.dispatched(permit, at(start));
+            gate.answered_as_stream(permit);
+        }
         gate.first_token(ahead, at(start + 50 + 100 * (i % 4)));
         gate.first_token(permit, at(start + 150 + 100 * (i % 4)));
         gate.release(ahead, Ending::Complete, 5, at(start + 900));
@@ -44,6 +52,14 @@ fn a_prompt_that_would_be_read_too_late_is_not_sent() {
     assert_eq!(refused(&mut gate, &stream(300), now).reason, Reason::Overloaded);
     gate.first_token(first, at(50_350));
     sent(&mut gate, &stream(100), at(50_350));
+}
+
+#[test]
+fn a_stream_that_was_not_announced_shows_as_much() {
+    let mut gate = known_by(settings(), false);
+    let now = at(50_000);
+    sent(&mut gate, &stream(400), now);
+    assert_eq!(refused(&mut gate, &stream(300), now).reason, Reason::Overloaded);
 }
 
 #[test]
