@@ -247,7 +247,7 @@ fn longest(settings: &Settings) -> Duration {
 }
 
 /// Returns the bounds of bodies by kind.
-fn body_bounds(settings: &Settings) -> [IntakeBounds; kinds::TABLE.len()] {
+fn body_bounds(settings: &Settings) -> [IntakeBounds; kinds::COUNT] {
     let bounds = &settings.bounds;
     std::array::from_fn(|index| {
         let row = &kinds::TABLE[index];

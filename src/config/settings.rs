@@ -255,7 +255,7 @@ pub struct BoundsSettings {
     pub body: u64,
     /// Maximum size of a request body by kind of call, in bytes; `None` for `body`, or for what the
     /// kind has of its own.
-    pub bodies: [Option<u64>; kinds::TABLE.len()],
+    pub bodies: [Option<u64>; kinds::COUNT],
     /// Maximum part of a large body that is held, in bytes.
     pub held: u64,
     /// Maximum size of all request bodies in memory at once, in bytes; at least `body`.

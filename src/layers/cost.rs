@@ -66,7 +66,7 @@ pub struct CostSettings {
     /// The rules; some are evaluated before the body is read.
     pub rules: LimitLayer,
     /// The bounds of one body by kind.
-    pub limits: [IntakeBounds; kinds::TABLE.len()],
+    pub limits: [IntakeBounds; kinds::COUNT],
     /// How much of a large body is held.
     pub held: HeldBounds,
     /// Tokens of pictures, sound and video.

@@ -133,7 +133,7 @@ pub(super) fn bounds(
         );
         report.fault(&at.key("body"), problem);
     }
-    let mut bodies = [None; kinds::TABLE.len()];
+    let mut bodies = [None; kinds::COUNT];
     for (kind, key, size) in bounds.bodies.by_kind() {
         let Some(size) = size else { continue };
         let at = at.key("bodies").key(key);

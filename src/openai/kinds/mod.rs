@@ -32,8 +32,11 @@ use super::dialect::Dialect;
 use super::error::StreamFormat;
 use crate::request::Kind;
 
+/// Number of kinds.
+pub const COUNT: usize = 12;
+
 /// All kinds, in the order of [`Kind`].
-pub static TABLE: [KindRow; 12] = [
+pub static TABLE: [KindRow; COUNT] = [
     chat::ROW,
     completion::ROW,
     response::ROW,
