@@ -50,7 +50,7 @@ pub mod buffers;
 pub mod cost;
 pub mod explain;
 mod forms;
-mod health;
+pub mod health;
 pub mod held;
 mod hop;
 pub mod identify;

@@ -293,6 +293,8 @@ fn decoded(raw: &str, slashes: bool) -> Result<Cow<'_, str>, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn reason(paths: &Paths, method: &Method, path: &str) -> Result<Kind, Reason> {
