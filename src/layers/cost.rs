@@ -27,6 +27,7 @@ use crate::layers::buffers::Buffers;
 use crate::layers::forms::{boundary_of, read_start};
 use crate::layers::held::{HeldBody, HeldBounds, read_held};
 use crate::layers::intake::{BoundedBody, IntakeBounds, read};
+use crate::layers::jobs::IDEMPOTENCY_KEY;
 use crate::layers::limit::LimitLayer;
 use crate::layers::paths::{Matched, Paths};
 use crate::layers::prefixes::Prefixes;
@@ -282,9 +283,11 @@ struct CostedRequest {
     room: Option<BodyReservation>,
 }
 
-/// Reads a body of JSON: whole, or of a large one as much as decides its cost.
+/// Reads a body of JSON: whole, or of a large one as much as decides its cost. With an idempotency
+/// key the body is compared with an earlier one, so it is read whole.
 async fn read_json<B>(
     intake: &CostSettings,
+    headers: &HeaderMap,
     shape: &Shape,
     body: B,
     caller: &Arc<str>,
@@ -294,7 +297,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + std::fmt::Display,
 {
     let (limits, held) = (intake.limits_of(shape.kind()), intake.held);
-    match held.json {
+    match held.json.filter(|_| !headers.contains_key(IDEMPOTENCY_KEY)) {
         Some(needs) if body.size_hint().lower() > held.bytes && kinds::row(shape.kind()).cost_from_start => {
             read_held(body, shape, (limits, held.bytes, needs), &intake.buffers, caller).await
         }
@@ -399,7 +402,7 @@ where
         (request_cost, payload, None, Some(room))
     } else if let Some(shape) = &matched.shape {
         intake.rules.check_before_body(&parts.uri, &parts.extensions)?;
-        let HeldBody { bytes, hold, rest } = read_json(intake, shape, body, &caller).await?;
+        let HeldBody { bytes, hold, rest } = read_json(intake, &parts.headers, shape, body, &caller).await?;
         let bytes = bytes.slice_ref(without_mark(&bytes));
         let (mut facts, rest) = match rest {
             Some((facts, rest)) => (facts, Some(rest)),

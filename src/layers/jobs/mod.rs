@@ -46,7 +46,7 @@ use crate::request::{Caller, CallerId, CallerNamespace, Ending, Payload, Request
 /// Header that asks for an asynchronous answer.
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 /// Header of a request that the client may send again.
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Header with the time before which a job must not start.
 const NOT_BEFORE: HeaderName = HeaderName::from_static("x-traffic-dam-not-before");
 
