@@ -23,6 +23,7 @@ mod colours;
 mod command_line;
 #[path = "dam/counting.rs"]
 mod counting;
+#[path = "dam/cuts.rs"]
 mod cuts;
 #[path = "dam/delays.rs"]
 mod delays;
@@ -52,6 +53,7 @@ mod hand;
 mod hostile;
 #[path = "dam/known.rs"]
 mod known;
+#[path = "dam/large.rs"]
 mod large;
 #[path = "dam/later.rs"]
 mod later;

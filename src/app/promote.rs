@@ -220,7 +220,7 @@ impl PromotedJob {
         let permit = self.permit().await;
         self.busy.lock().asked.remove(&(Arc::clone(&self.pool), self.pending.caller().id));
         if let Ok(permit) = permit
-            && let Err(refusal) = self.run(permit).await
+            && let Err(refusal) = Box::pin(self.run(permit)).await
         {
             tracing::debug!(
                 job = %self.job,

@@ -410,7 +410,7 @@ mod tests {
         for (seconds, calls) in [(0, 1), (4, 1), (1, 2), (4, 2)] {
             clock.advance(Duration::from_secs(seconds));
             headers.insert(AUTHORIZATION, HeaderValue::from(seconds));
-            let list = cache.list(worker.clone(), &headers).await.expect("the worker answers");
+            let list = cache.list(worker, &headers).await.expect("the worker answers");
             assert_eq!(list.pools["chat"][0]["id"], "qwen3");
             assert_eq!(asked.load(Ordering::Relaxed), calls, "after {seconds} more seconds");
         }

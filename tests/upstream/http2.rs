@@ -493,7 +493,7 @@ async fn an_upload_that_fails_is_the_clients_own_fault() {
     };
     let whole = upload(vec![Ok("a"), Ok("b")]);
     assert_eq!(text(dam.send("w1", whole).await.unwrap()).await, "ab");
-    let large = upload(vec![Ok("a"), Err(PayloadError::TooLarge { limit: 1 })]);
+    let large = upload(vec![Ok("a"), Err(PayloadError::TooLarge { limit: 1, setting: "bounds.body" })]);
     assert_eq!(dam.send("w1", large).await.unwrap_err().reason, Reason::BodyTooLarge);
     assert_eq!(
         dam.send("w1", upload(vec![Err(PayloadError::TooSlow)])).await.unwrap_err().reason,

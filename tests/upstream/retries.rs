@@ -196,7 +196,7 @@ async fn a_fault_of_the_clients_body_is_not_the_workers() {
     let dam = Dam::new(vec![worker.spec("w1"), other.spec("w2")], UpstreamSettings::default());
     let broken = || PayloadError::Broken("cut off".into());
     for (error, reason) in [
-        (PayloadError::TooLarge { limit: 9 }, Reason::BodyTooLarge),
+        (PayloadError::TooLarge { limit: 9, setting: "bounds.body" }, Reason::BodyTooLarge),
         (PayloadError::TooSlow, Reason::BodyTimeout),
         (broken(), Reason::BadRequest),
     ] {
