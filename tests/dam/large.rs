@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use traffic_dam::server::admin::AdminSource;
 
 use super::client::{Conn, PATIENCE, request};
 use super::rig::{Dam, Worker, before};
