@@ -23,8 +23,6 @@ mod colours;
 mod command_line;
 #[path = "dam/counting.rs"]
 mod counting;
-#[path = "dam/cuts.rs"]
-mod cuts;
 #[path = "dam/delays.rs"]
 mod delays;
 #[path = "dam/doors.rs"]

@@ -299,7 +299,9 @@ where
     let (limits, held) = (intake.limits_of(shape.kind()), intake.held);
     match held.json.filter(|_| !headers.contains_key(IDEMPOTENCY_KEY)) {
         Some(needs) if body.size_hint().lower() > held.bytes && kinds::row(shape.kind()).cost_from_start => {
-            read_held(body, shape, (limits, held.bytes, needs), &intake.buffers, caller).await
+            let bounds = (limits, held.bytes, needs);
+            // Rare, and large: the usual request carries none of it.
+            Box::pin(read_held(body, shape, bounds, &intake.buffers, caller)).await
         }
         _ => {
             let (bytes, hold) = read(body, limits, &intake.buffers, caller).await?;
