@@ -59,7 +59,7 @@ concurrency: { queue: { length: 0 } }";
     let entries = [entry(0, "large", "whisper-large"), entry(1, "small", "whisper-small")];
     let dam = Dam::start(&before(&entries, more));
     let asked =
-        |model: &str| form(&[part("name=language", "de"), part("name=\"model\"", model), sound(90_000)]);
+        |model: &str| form(&[part("name=language", "de"), part("name=\"model\"", model), sound(40_000)]);
     let post = request("POST /v1/audio/transcriptions", &[TYPE], asked("whisper-1"));
     let answer = dam.ask(post.clone()).await;
     assert_eq!(answer.status, 200, "{}", answer.text());

@@ -78,30 +78,31 @@ async fn the_worker_has_the_beginning_before_the_client_sends_the_end() {
 #[tokio::test]
 async fn two_large_bodies_fit_where_one_would_fill_all_memory() {
     let worker = Worker::start(8);
-    let dam = Dam::start(&before(&[worker.entry("w1", 8)], HELD));
+    let dam =
+        Dam::start(&before(&[worker.entry("w1", 8)], "bounds: { held: 4KiB, body: 64KiB, buffered: 64KiB }"));
     for (path, more) in [("/v1/chat/completions", ""), ("/v1/messages", r#","max_tokens":4"#)] {
-        let body = chat(r#""model":"sim","#, 900_000, more);
+        let body = chat(r#""model":"sim","#, 50_000, more);
         let sent = post(path, &body);
         let mut clients = [Conn::open(dam.addr).await, Conn::open(dam.addr).await];
         for client in &mut clients {
-            client.send(&sent[..800_000]).await.unwrap();
+            client.send(&sent[..45_000]).await.unwrap();
         }
         for client in &mut clients {
-            client.send(&sent[800_000..]).await.unwrap();
+            client.send(&sent[45_000..]).await.unwrap();
             let answer = client.answer().await.unwrap();
             assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         }
         assert_eq!(worker.last().await["body"].as_str().unwrap(), body);
     }
     // The model comes last, so all is read; two of the same caller do not fit at once.
-    let body = chat("", 900_000, r#","model":"sim""#);
+    let body = chat("", 50_000, r#","model":"sim""#);
     let answer = dam.ask(post("/v1/chat/completions", &body)).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(worker.last().await["body"].as_str().unwrap(), body);
     let mut first = Conn::open(dam.addr).await;
-    first.send(&post("/v1/chat/completions", &body)[..800_000]).await.unwrap();
+    first.send(&post("/v1/chat/completions", &body)[..45_000]).await.unwrap();
     super::rig::eventually("most of the first body", async || {
-        dam.app.state()["buffered_bytes"].as_u64().unwrap() > 700_000
+        dam.app.state()["buffered_bytes"].as_u64().unwrap() > 40_000
     })
     .await;
     let second = dam.ask(post("/v1/chat/completions", &body)).await;
@@ -144,7 +145,7 @@ async fn as_long_as_nothing_was_sent_another_worker_or_model_takes_it() {
     let more =
         format!("{HELD}\nmodels: [{{ model: assistant, serve: large, fallback: [{{ model: small }}] }}]");
     let dam = Dam::start(&before(&entries, &more));
-    let body = |model: &str| chat(&format!(r#""model":"{model}","#), 300_000, r#","max_tokens":2"#);
+    let body = |model: &str| chat(&format!(r#""model":"{model}","#), 50_000, r#","max_tokens":2"#);
     let answer = dam.ask(post("/v1/messages", &body("assistant"))).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(worker.last().await["body"].as_str().unwrap(), body("small"));
