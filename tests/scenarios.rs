@@ -166,7 +166,7 @@ fn what_is_wrong_with_a_scenario_is_named() {
 fn the_documented_scenarios_are_sound_and_the_defaults_are_those_that_are_told() {
     let text = include_str!("../docs/simulation.md");
     let blocks: Vec<&str> = text
-        .split("```yaml\n")
+        .split("```yaml scenario\n")
         .skip(1)
         .map(|rest| rest.split_once("```").expect("every block ends").0)
         .collect();

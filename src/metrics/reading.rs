@@ -1,4 +1,4 @@
-//! Gauges of current state, read at each scrape.
+//! StateGauges of current state, read at each scrape.
 //!
 //! A [`GatewayView`] is written directly as text. With gauges of the `prometheus` crate, each of a
 //! thousand workers would need a lookup by labels, a set, a collect, a sort and a print at every
@@ -21,23 +21,23 @@ pub(super) const UNITS: [&str; 2] = ["requests", "tokens"];
 
 /// Returns all gauges for the documentation.
 pub(super) fn described() -> Vec<Described> {
-    let mut gauges = Gauges { out: &mut String::new(), described: Some(Vec::new()) };
+    let mut gauges = StateGauges { out: &mut String::new(), described: Some(Vec::new()) };
     gauges.all(&GatewayView::default());
     gauges.described.unwrap_or_default()
 }
 
 /// Appends the gauges to the text of a scrape.
 pub(super) fn write(view: &GatewayView, out: &mut String) {
-    Gauges { out, described: None }.all(view);
+    StateGauges { out, described: None }.all(view);
 }
 
 /// Writes gauges, and describes them if asked to.
-struct Gauges<'a> {
+struct StateGauges<'a> {
     out: &'a mut String,
     described: Option<Vec<Described>>,
 }
 
-impl Gauges<'_> {
+impl StateGauges<'_> {
     fn all(&mut self, view: &GatewayView) {
         self.write("connections", "Open connections.", [], [([], view.connections as f64)]);
         let depth = |class: Class| {

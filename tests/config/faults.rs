@@ -377,7 +377,7 @@ fn rules() {
         (
             "algorithm: sliding_log, limit: 1, window: 1s, match: { class: low }",
             "match.class",
-            "must be `critical`",
+            "must be `batch`",
         ),
     ] {
         let faults = faults(&format!("{LEAST}{}", limit(rest)));
