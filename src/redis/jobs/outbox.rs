@@ -16,7 +16,6 @@ use tokio::time::{sleep, timeout};
 
 use super::keys::{Job, Side};
 use super::repeatable::Repeatable;
-use super::sessions::SessionTurn;
 use super::stored::StoredAnswer;
 use super::{JobQueue, PATIENCE};
 use crate::metrics::RedisOp;
@@ -62,18 +61,15 @@ enum EndCondition {
     Queued = 2,
 }
 
+/// A turn of a session, which ends when this is dropped.
+pub(super) type HeldTurn = Arc<dyn std::fmt::Debug + Send + Sync>;
+
 /// A queued cleanup task.
 #[derive(Debug)]
 pub(super) enum JobTask {
     /// Cancels a job: notifies its worker, or removes its stream entry if no worker has it yet. Only
     /// then the next turn of its session begins.
-    Cancel {
-        job: Job,
-        side: Side,
-        entry: Option<Arc<str>>,
-        why: JobEndReason,
-        _turn: Option<Arc<SessionTurn>>,
-    },
+    Cancel { job: Job, side: Side, entry: Option<Arc<str>>, why: JobEndReason, _turn: Option<HeldTurn> },
     /// Deletes the reply of a job, after it was read to the end.
     Forget { job: Job },
     /// Deletes the hash of a job that nothing refers to.

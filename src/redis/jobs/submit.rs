@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::keys::{Job, Side};
 use super::limits::millis;
 use super::liveness::LivenessProbe;
-use super::outbox::{JobEndReason, JobTask};
+use super::outbox::{HeldTurn, JobEndReason, JobTask};
 use super::piece::AnswerPiece;
 use super::reader::Reader;
 use super::request::JobRequest;
@@ -277,7 +277,7 @@ impl Drop for AwaitedJob {
                 side: self.side.clone(),
                 entry: self.entry.take(),
                 why: self.why,
-                _turn: self.turn.take(),
+                _turn: self.turn.take().map(|turn| turn as HeldTurn),
             }),
         };
         let inner = &*self.jobs.0;
