@@ -22,8 +22,8 @@ use crate::layers::shed::no_such_model;
 use crate::metrics::KeyUse;
 use crate::models::ModelRoute;
 use crate::redis::jobs::{
-    self, EarlierRequest, Job, JobStatus, JobTicket, KeyClaim, KnownRequest, Pending, PieceKind, PiecePlace,
-    SubmitRefused, caller_hash, for_worker, read_head,
+    self, EarlierRequest, Job, JobState, JobStatus, JobTicket, KeyClaim, KnownRequest, Pending, PieceKind,
+    PiecePlace, SubmitRefused, caller_hash, for_worker, read_head,
 };
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Payload, RequestCost, RequestRecord};
@@ -365,13 +365,15 @@ impl JobsSettings {
             tracing::debug!(%job, "the gateway of a job is gone; the repeated request replaces the job");
             return Ok(None);
         }
-        match &standing.state[..] {
-            "failed" | "cancelled" | "expired" | "dead" if !later => return Ok(None),
+        match standing.state {
+            JobState::Failed | JobState::Cancelled | JobState::Expired | JobState::Dead if !later => {
+                return Ok(None);
+            }
             _ if later => {
                 let text = super::get::standing(job, &standing).to_string();
                 return Ok(Some(answer(accepted(job, text), record.as_ref())));
             }
-            "done" => {}
+            JobState::Done => {}
             _ => return Err(conflict()),
         }
         self.replay(job, &standing, record.as_ref()).await

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::keys::{Job, Side, caller_hash};
 use super::pending::Pending;
-use super::{JobQueue, PATIENCE};
+use super::{JobQueue, JobState, PATIENCE};
 use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::RedisLoss;
 
@@ -66,12 +66,12 @@ impl JobQueue {
     /// Counts in the metrics how a job of `pool` ended that this gateway ran, if it has ended.
     pub async fn count_end(&self, pool: &str, job: Job) {
         let Ok(Some(standing)) = self.look(job).await else { return };
-        let end = match &standing.state[..] {
-            "done" => JobEnd::Answered,
-            "failed" | "dead" => JobEnd::Failed,
-            "cancelled" => JobEnd::Cancelled,
-            "expired" => JobEnd::Expired,
-            _ => return,
+        let end = match standing.state {
+            JobState::Queued | JobState::Running => return,
+            JobState::Done => JobEnd::Answered,
+            JobState::Failed | JobState::Dead => JobEnd::Failed,
+            JobState::Cancelled => JobEnd::Cancelled,
+            JobState::Expired => JobEnd::Expired,
         };
         self.0.link.metrics().job(pool, end);
     }

@@ -66,7 +66,7 @@ pub use repeatable::{EarlierRequest, KnownRequest};
 pub use request::{JobRequest, JobTicket};
 pub use sessions::{SessionTurn, TurnRefused};
 pub use sides::{MovedJobs, OwnStream, Started};
-pub use status::JobStatus;
+pub use status::{JobState, JobStatus};
 pub use stored::{LONGEST_ANSWER, StoredAnswer};
 pub use submit::{AwaitedJob, SubmitRefused};
 

@@ -1,6 +1,9 @@
 //! Status of jobs, and cancelling them for clients.
 
 use redis::cmd;
+use serde::de::IntoDeserializer;
+use serde::de::value::Error as ValueError;
+use serde::{Deserialize, Serialize};
 
 use super::keys::{Job, Side};
 use super::outbox::JobEndReason;
@@ -10,11 +13,37 @@ use crate::metrics::RedisOp;
 use crate::redis::gateways::alive_key;
 use crate::redis::link::RedisLoss;
 
+/// State of a job, named in Redis and for clients as here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// It waits for a worker.
+    Queued,
+    /// A worker has it.
+    Running,
+    /// It has a complete answer.
+    Done,
+    /// Its worker failed.
+    Failed,
+    /// The client cancelled it or left.
+    Cancelled,
+    /// Its deadline has passed.
+    Expired,
+    /// It failed too often: a dead letter.
+    Dead,
+}
+
+impl JobState {
+    fn parse(text: &str) -> Option<Self> {
+        Self::deserialize(text.into_deserializer()).map_err(|_: ValueError| ()).ok()
+    }
+}
+
 /// Status of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobStatus {
-    /// `queued`, `running`, or an end: `done`, `failed`, `cancelled`, `expired`, `dead`.
-    pub state: String,
+    /// Its state.
+    pub state: JobState,
     /// The caller, as its [`caller_hash`](super::caller_hash) hash.
     pub caller: String,
     /// The pool it was submitted to.
@@ -46,7 +75,7 @@ impl JobStatus {
     /// Returns `true` if the job has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        !matches!(&self.state[..], "queued" | "running")
+        !matches!(self.state, JobState::Queued | JobState::Running)
     }
 
     /// Returns `true` if the deadline has passed by this gateway's clock.
@@ -110,6 +139,7 @@ impl JobQueue {
             alone,
         ] = fields;
         let number = |field: Option<String>| field.and_then(|digits| digits.parse().ok());
+        let state = state.as_deref().and_then(JobState::parse);
         Ok(state.map(|state| JobStatus {
             state,
             caller: caller.unwrap_or_default(),
@@ -147,7 +177,7 @@ impl JobQueue {
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
     pub async fn give_up_orphan(&self, job: Job, standing: &JobStatus) -> Result<bool, RedisLoss> {
-        if standing.state != "queued" || standing.is_async {
+        if standing.state != JobState::Queued || standing.is_async {
             return Ok(false);
         }
         for gateway in standing.gateways.split_whitespace() {
