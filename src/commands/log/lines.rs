@@ -6,6 +6,9 @@
 //! Further lines are lost and counted. Requests go on; a blocking write would stop all of them.
 //!
 //! **Trade-off.** A killed process loses the last few milliseconds of its log.
+//!
+//! The crate `tracing-appender` does the same with a message per line: each is an allocation of its
+//! own, and the bound is a number of lines, not of bytes. Here a line costs a copy.
 
 use std::io::{self, Write};
 use std::sync::Arc;
