@@ -38,7 +38,6 @@ pub(super) struct RedisParts {
     answers: JobQueue,
     /// `true` if only requests that would be refused become jobs.
     pub(super) overflow: bool,
-    /// Signs and verifies records in Redis.
     pub(super) sealing: Signing,
     /// `true` if rules are counted in Redis.
     rules: bool,
@@ -92,7 +91,6 @@ impl RedisParts {
         }))
     }
 
-    /// Returns the store of the workers of responses.
     pub(super) fn responses(&self) -> StoredResponses {
         StoredResponses::new(self.store.link().clone(), self.sealing.clone())
     }

@@ -27,11 +27,9 @@ const PEAK_KEPT: Duration = Duration::from_secs(10);
 pub(super) struct LastSecond {
     /// The callers with the most requests.
     pub(super) callers: Vec<CallerView>,
-    /// The use of each rule.
     pub(super) rules: BTreeMap<Arc<str>, RuleUse>,
 }
 
-/// Use of a rule.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RuleUse {
     /// Refusals since the start.

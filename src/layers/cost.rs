@@ -112,7 +112,6 @@ impl CostSettings {
         Ok(matched)
     }
 
-    /// Returns the bounds of a body of this kind.
     const fn limits_of(&self, kind: Kind) -> IntakeBounds {
         self.limits[kind as usize]
     }

@@ -88,7 +88,6 @@ pub struct KnownCallers {
     settings: CallerSettings,
     // Indexed by the digest of the secret: the time of a lookup reveals nothing about the secret.
     by_digest: HashMap<[u8; 32], usize>,
-    /// The callers' ids of the configured keys.
     ids: Vec<Arc<str>>,
     stored: Option<Arc<StoredCallers>>,
     tokens: Option<Tokens>,

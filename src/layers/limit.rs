@@ -344,7 +344,6 @@ impl LimitLayer {
     }
 }
 
-/// A charge and the store that has it.
 #[derive(Debug)]
 enum TakenCharge {
     Memory(Arc<RuleSet>, Charge),
@@ -375,7 +374,6 @@ impl TakenCharge {
         }
     }
 
-    /// Calls `then` with the quota status of the charged rules.
     fn with_statuses(&self, now: Nanos, then: impl FnOnce(&[QuotaStatus])) {
         match self {
             Self::Memory(rule_set, charge) => then(&rule_set.quota_statuses(charge, now)),

@@ -87,7 +87,6 @@ struct ModelLists {
 enum NoModels {
     /// It does not accept the client's credentials.
     Unauthorized,
-    /// Anything else.
     Other,
 }
 
@@ -184,7 +183,6 @@ impl ModelCache {
         self.lists.lock().get(&key).filter(|list| now.since(list.read) < FRESH).cloned()
     }
 
-    /// Asks any one worker of a pool for its models.
     async fn ask<S, R>(
         &self,
         mut inner: S,

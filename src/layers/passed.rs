@@ -11,7 +11,6 @@ use http::Response;
 
 use crate::refusal::Refusal;
 
-/// Wraps the body of an answer.
 type Wrap<R, B> = fn(Response<R>) -> Response<B>;
 
 /// The answer of the layer itself.

@@ -64,10 +64,10 @@ enum FormPlace {
     Preamble,
     /// Right after a delimiter.
     Delimited,
-    /// In the head of a part.
     Head,
-    /// In the value of a part.
-    Value { model: bool },
+    Value {
+        model: bool,
+    },
     /// After the last part.
     Over,
 }
@@ -252,7 +252,6 @@ impl FormTap {
     }
 }
 
-/// Returns the field's name in the head of a part.
 fn field_name(head: &[u8]) -> Option<String> {
     let head = String::from_utf8_lossy(head);
     let mut fields = head.split("\r\n").filter_map(|line| line.split_once(':'));

@@ -34,7 +34,6 @@ const HELD_MAX: usize = 64 * 1024;
 #[error("{0}")]
 pub struct BodyError(#[from] Refusal);
 
-/// Timeouts of a response.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AnswerTimeouts {
     /// Longest silence after the commit.
@@ -232,7 +231,6 @@ impl OpenBody {
         }
     }
 
-    /// Notes that a frame was sent.
     fn note_handed(&mut self) {
         self.note_end();
         if self.held.is_empty() {
@@ -277,7 +275,6 @@ impl OpenBody {
         self.timer.poll_overdue(&silence, &self.clock, cx)
     }
 
-    /// Returns the deadline for the next frame.
     const fn silence(&self) -> Deadline {
         let AnswerTimeouts { idle, total } = self.limits;
         Deadline { since: self.last, wait: idle, total }

@@ -43,7 +43,6 @@ impl Upload {
         self.0.fault.lock().clone()
     }
 
-    /// Sends no trailers of the body.
     pub(crate) fn drop_trailers(&self) {
         self.0.without_trailers.store(true, Ordering::Relaxed);
     }

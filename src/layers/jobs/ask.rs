@@ -41,7 +41,6 @@ pub(super) struct JobOptions {
     not_before_ms: Option<u64>,
 }
 
-/// The options that a request may have.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AllowedOptions {
     /// `true` if the answer may come later.
@@ -105,7 +104,6 @@ fn time_to_start(text: &str) -> Option<u64> {
 }
 
 pub(super) enum JobDecision<B> {
-    /// The answer to the client.
     Answered(Response<JobBody<B>>),
     /// The request has to run now, as this job.
     Run(Arc<KeyClaim>),
@@ -128,7 +126,6 @@ impl RequestContext {
     }
 }
 
-/// Returns what a request with an idempotency key found.
 fn key_use<B>(found: &Result<Option<Response<B>>, Refusal>) -> KeyUse {
     match found {
         Ok(None) => KeyUse::First,
@@ -186,7 +183,6 @@ impl JobsSettings {
         })
     }
 
-    /// Accepts a copy of a request as a job.
     pub(super) async fn accept_spare<B>(
         &self,
         spare: SpareRequest,

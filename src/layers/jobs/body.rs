@@ -100,7 +100,6 @@ impl ReplayedAnswer {
         }
     }
 
-    /// Creates the body with the original bytes, from `next` on.
     pub(super) fn bytes(reader: Reader, next: AnswerPiece, jobs: &JobQueue) -> Self {
         let (epoch, next) = (Some(next.place.epoch), Some(next));
         let liveness_probe = LivenessProbe::new(jobs);
@@ -187,7 +186,6 @@ impl ReplayedAnswer {
     }
 }
 
-/// Encodes an entry that is no stream as one event.
 fn one_event(entry: &AnswerPiece) -> Bytes {
     let mut event = Vec::with_capacity(entry.data.len() + 64);
     for line in entry.data.split(|byte| matches!(byte, b'\n' | b'\r')) {

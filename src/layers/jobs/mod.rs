@@ -125,11 +125,9 @@ fn answer<B>(response: Response<Bytes>, record: Option<&Arc<RequestRecord>>) -> 
     response.map(JobBody::text)
 }
 
-/// What a request has to do with jobs.
 enum JobOperation {
     /// Nothing: the request passes.
     None,
-    /// It reads or ends a job.
     Look,
     /// It may become a job, or has an idempotency key.
     Wish(JobOptions),

@@ -29,7 +29,6 @@ pub struct BodyFollower {
     row: &'static KindRow,
     urls: MediaUrls,
     open: Vec<OpenValue>,
-    /// The string that is being read.
     string: Option<OpenString>,
     /// Its beginning, escapes included; or a number or word that decides.
     kept: SmallVec<[u8; 64]>,
@@ -44,7 +43,6 @@ pub struct BodyFollower {
     is_over: bool,
 }
 
-/// A string that is being read.
 #[derive(Clone, Copy, Debug)]
 struct OpenString {
     purpose: StringUse,
@@ -56,7 +54,6 @@ struct OpenString {
     is_cut: bool,
 }
 
-/// What a string is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StringUse {
     Key,
@@ -68,14 +65,11 @@ enum StringUse {
     Text,
 }
 
-/// An open array or object.
 #[derive(Debug, Default)]
 struct OpenValue {
     is_object: bool,
     expects_key: bool,
-    /// Nothing in it is media.
     passes: bool,
-    /// The member of media that it is in.
     media: Option<MediaMember>,
     /// Member whose value is being read.
     member: MemberUse,
@@ -85,7 +79,6 @@ struct OpenValue {
     perhaps: Option<JudgedText>,
 }
 
-/// What a member of an object is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum MemberUse {
     #[default]
@@ -110,7 +103,6 @@ struct JudgedText {
 }
 
 impl BodyFollower {
-    /// Creates a follower for the start of a body.
     pub(super) fn new(shape: &Shape) -> Self {
         Self {
             row: shape.row(),
@@ -194,7 +186,6 @@ impl BodyFollower {
         Ok(chunk.get(length + 1..).unwrap_or_default())
     }
 
-    /// Reads a byte between strings.
     fn between(&mut self, byte: u8, at: usize) -> Result<(), BodyFieldError> {
         let top = self.open.last_mut();
         match (byte, top) {
@@ -316,7 +307,6 @@ impl BodyFollower {
         Ok(())
     }
 
-    /// Counts a text in a member of media.
     fn count(&mut self, member: MediaMember, text: JudgedText) -> Result<(), BodyFieldError> {
         if let Some(fault) = text.fault {
             return Err(fault);
@@ -353,7 +343,6 @@ impl BodyFollower {
 }
 
 impl OpenValue {
-    /// Returns what the string that begins here is.
     fn purpose(&self) -> StringUse {
         if self.is_object && self.expects_key {
             return StringUse::Key;

@@ -13,14 +13,10 @@ const LONGEST_URL: usize = 8 * 1024;
 /// Names and ids in use are shorter, in bytes; a longer one is text in disguise.
 const LONGEST_NAME: usize = 64;
 
-/// What a member of media holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MediaMember {
-    /// A picture.
     Picture,
-    /// Sound or video.
     Sound,
-    /// A file.
     File,
     /// Data that only the maker of a model can read, as signatures of thoughts. No part of its own.
     Opaque,
@@ -87,13 +83,11 @@ impl MediaUrls {
     }
 }
 
-/// Media found in a body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct MediaCount {
     /// Pictures, sounds, videos and files.
     pub(super) parts: u64,
     pub(super) pictures: u64,
-    /// Bytes of sound and video.
     pub(super) sound_bytes: u64,
     /// The first URL that may not be passed on.
     pub(super) fault: Option<BodyFieldError>,

@@ -26,7 +26,6 @@ enum Use {
     MaxTokens,
 }
 
-/// State of a body being read.
 struct BodyReading<'a, 'h> {
     shape: &'a Shape,
     body: &'a [u8],

@@ -32,15 +32,12 @@ pub(super) type TextSink<'h> = dyn FnMut(PromptPart, &str) + 'h;
 
 #[derive(Default)]
 pub(super) struct Prompts<'h> {
-    /// Bytes of decoded text.
     pub(super) bytes: u64,
-    /// Prompt tokens given as token ids.
     pub(super) tokens: u64,
     /// Separate prompts; an array of token ids is one.
     pub(super) count: u64,
     pub(super) media: MediaCount,
     pub(super) urls: MediaUrls,
-    /// Part that is being read.
     pub(super) part: PromptPart,
     /// `None` if only the length is needed: then no text is read twice.
     pub(super) on_text: Option<&'h mut TextSink<'h>>,

@@ -70,7 +70,6 @@ pub struct KindRow {
     pub body: BodyUse,
     /// Setting that bounds the size of its bodies.
     pub bound: &'static str,
-    /// Members of the body that are prompt.
     pub(in crate::openai) prompt: &'static [(BodyMember, CountedAs)],
     /// Whether the beginning of a large body tells its cost: it has one prompt, and nothing after it
     /// decides on the worker.
@@ -138,7 +137,6 @@ pub enum BodyUse {
 /// How a member of a body counts towards the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::openai) enum CountedAs {
-    /// All text in it.
     Text,
     /// All text in it; it must be an array.
     Array,

@@ -53,7 +53,6 @@ impl JobEndReason {
 /// Condition under which `cancel.lua` ends the job; the discriminants are the script's arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EndCondition {
-    /// The job has not ended.
     Any = 0,
     /// The job is past its deadline.
     Late = 1,
@@ -64,7 +63,6 @@ enum EndCondition {
 /// A turn of a session, which ends when this is dropped.
 pub(super) type HeldTurn = Arc<dyn std::fmt::Debug + Send + Sync>;
 
-/// A queued cleanup task.
 #[derive(Debug)]
 pub(super) enum JobTask {
     /// Cancels a job: notifies its worker, or removes its stream entry if no worker has it yet. Only

@@ -9,11 +9,8 @@ const WAITS: &str = "waits";
 /// Identity of a repeatable request.
 #[derive(Debug)]
 pub(super) struct Repeatable {
-    /// Key in Redis.
     pub(super) key: String,
-    /// Digest of the body.
     pub(super) body: String,
-    /// The gateway that handles the request.
     pub(super) gateway: String,
     /// Signs the value, together with the key.
     pub(super) sealing: Signing,

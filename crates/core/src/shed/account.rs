@@ -27,7 +27,6 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 pub(super) struct Account {
-    /// Virtual tokens.
     counter: u64,
     contest: u32,
     /// Requests admitted so far.
