@@ -8,9 +8,9 @@
 //! | --- | --- |
 //! | core | [`clock`] [`estimate`] [`fleet`] [`glob`] [`limit`] [`models`] [`refusal`] [`request`] [`shed`] |
 //! | 0 | [`net`]: sockets and the gateway's own HTTP requests · [`view`]: the gateway's state |
-//! | 1 | [`openai`]: wire formats · [`metrics`] [`spans`] |
+//! | 1 | [`openai`]: wire formats · [`metrics`] [`scrape`] [`spans`] |
 //! | 2 | [`redis`]: shared state of gateways and workers |
-//! | 3 | [`layers`] [`upstream`] [`server`] [`agent`] [`sim`]: adapters to tower, hyper and tokio |
+//! | 3 | [`layers`] [`upstream`] [`server`] [`agent`] [`discovery`] [`sim`]: adapters to tower, hyper and tokio |
 //! | 4 | [`stack`] [`config`]: the order of the layers, and the settings |
 //! | 5 | [`app`]: owns state, tasks and the drain |
 
@@ -20,11 +20,13 @@ use traffic_dam_core::{hex, table};
 pub mod agent;
 pub mod app;
 pub mod config;
+pub mod discovery;
 pub mod layers;
 pub mod metrics;
 pub mod net;
 pub mod openai;
 pub mod redis;
+pub mod scrape;
 pub mod server;
 pub mod sim;
 pub mod spans;

@@ -33,6 +33,9 @@ pub struct GatewayView {
     pub buffered_bytes: u64,
     /// Heartbeat feed working; `None` without discovery. While it is lost, the last known fleet stays.
     pub feed: Option<bool>,
+    /// The discovery sources.
+    #[serde(default)]
+    pub discovery: Vec<SourceView>,
     /// Redis reachable; `None` if Redis is not configured.
     pub redis: Option<bool>,
     /// Reloads since the start: applied, refused.
@@ -160,6 +163,9 @@ pub struct HeartbeatView {
     pub age_ms: u64,
     /// Age in intervals between heartbeats; `None` if it announced that it leaves.
     pub missed: Option<f64>,
+    /// `true` if this gateway read it from the worker: then it is no heartbeat.
+    #[serde(default)]
+    pub scraped: bool,
     /// Time by the worker's clock, in milliseconds since 1970.
     pub at_ms: Option<u64>,
     /// Software version.
@@ -178,6 +184,18 @@ pub struct HeartbeatView {
     pub itl_p90_ms: Option<f64>,
     /// Its own checks.
     pub checks: Vec<HealthCheck>,
+}
+
+/// A discovery source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceView {
+    /// Its name in the settings.
+    pub source: Arc<str>,
+    /// Time since it last answered, in milliseconds, for the one of its targets for which that is
+    /// longest.
+    pub age_ms: u64,
+    /// Names for which it does not answer. Their workers stay as they were.
+    pub away: Vec<Arc<str>>,
 }
 
 /// A process that takes jobs of a pool which are not its own.

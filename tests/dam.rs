@@ -25,6 +25,10 @@ mod command_line;
 mod counting;
 #[path = "dam/delays.rs"]
 mod delays;
+#[path = "dam/discovery.rs"]
+mod discovery;
+#[path = "dam/dns.rs"]
+mod dns;
 #[path = "dam/doors.rs"]
 mod doors;
 #[path = "dam/drain.rs"]

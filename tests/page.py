@@ -261,7 +261,7 @@ def judges(browser):
     visit = Visit(browser)
     page = visit.open()
     worker = {"id": "w1", "eligible": True, "leaving": False, "light": "green", "why": None}
-    scene = {"phase": "running", "maintenance": False, "ttft_slo_ms": 1000, "ttft_buckets": [0.5, 1, 2], "redis": True, "feed": None}
+    scene = {"phase": "running", "maintenance": False, "ttft_slo_ms": 1000, "ttft_buckets": [0.5, 1, 2], "redis": True, "feed": None, "discovery": []}
     second = {"offered": 10, "admitted": 10, "failed": 0, "refused": {}, "ttft": [10, 0, 0, 0], "in_flight": 3, "limit": 8, "queue": {}}
 
     def judged(what, workers=({},), **more):

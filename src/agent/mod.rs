@@ -6,37 +6,19 @@
 //!
 //! * **Failure mode.** If the agent dies, its worker looks silent: gateways reduce its load, unless
 //!   they see themselves that it works. Unreadable metrics are only a yellow check.
-//! * **Trade-off.** One probe timeout is forgiven: a worker with a busy Python thread is not gone.
-//!   A refused connection or an error counts at once.
 
 mod checks;
-mod engine;
-mod text;
-mod window;
-
-pub use engine::Rename;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::Uri;
+use http::{HeaderMap, Uri};
 use tokio::time::{MissedTickBehavior, interval};
 
-use self::engine::{EngineSignals, ScrapeReader};
 use crate::clock::unix_millis;
 use crate::fleet::heartbeat::{DesiredState, HealthCheck, Heartbeat};
-use crate::net::fetch::{Fetch, FetchError};
 use crate::redis::publisher::HeartbeatPublisher;
-
-/// Maximum time of a probe; shorter if the heartbeat interval is.
-const TIMEOUT: Duration = Duration::from_secs(1);
-/// Maximum bytes of a metrics page.
-const MAX_BYTES: usize = 8 << 20;
-/// Path where llama.cpp reports its slots.
-const PROPS: &str = "/props";
-/// Consecutive probe timeouts after which the worker counts as failed.
-const TIMEOUTS: u32 = 2;
+use crate::scrape::{EngineSignals, ProbeTarget, ProbedHealth, ProbedMetrics, Rename, TIMEOUT, WorkerProbe};
 
 /// Options of an agent.
 #[derive(Clone, Debug)]
@@ -79,19 +61,8 @@ struct Agent {
     options: AgentOptions,
     boot: Arc<str>,
     seq: u64,
-    reader: ScrapeReader,
-    timeouts: u32,
+    probe: WorkerProbe,
     last_state: Option<DesiredState>,
-    props: Props,
-}
-
-/// Result of a worker's `/props`, which only llama.cpp has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Props {
-    /// Not asked yet, or no answer.
-    Unknown,
-    /// The slots, if it reported them.
-    Told(Option<u32>),
 }
 
 /// Publishes heartbeats until `end` completes and the worker has drained.
@@ -136,22 +107,30 @@ pub async fn run(options: AgentOptions, mut publisher: HeartbeatPublisher, end: 
 
 impl Agent {
     fn new(options: AgentOptions) -> Self {
-        let reader = ScrapeReader::new(options.renames.clone());
+        let target = ProbeTarget {
+            url: options.worker.clone(),
+            address: None,
+            headers: HeaderMap::new(),
+            health: options.health.clone(),
+            metrics: options.metrics.clone(),
+            patience: options.interval.min(TIMEOUT),
+        };
+        let probe = WorkerProbe::new(target, options.renames.clone());
         let boot = format!("{:016x}", fastrand::u64(..)).into();
-        Self { options, boot, seq: 0, reader, timeouts: 0, last_state: None, props: Props::Unknown }
+        Self { options, boot, seq: 0, probe, last_state: None }
     }
 
     /// Probes the worker and builds its heartbeat.
     async fn beat(&mut self, draining: bool) -> Heartbeat {
         let mut checks = Vec::new();
         let mut signals = EngineSignals::default();
+        let mut slots = self.options.slots;
         let well = self.is_well().await;
         if well {
             signals = self.scrape(&mut checks).await;
-            self.ask_for_slots().await;
-        } else {
-            // The worker may come back as another process with other slots.
-            self.props = Props::Unknown;
+            if slots.is_none() {
+                slots = self.probe.slots(None).await;
+            }
         }
         if let (Some(red), Some(average)) = (self.options.max_load, checks::load_average()) {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -165,64 +144,34 @@ impl Agent {
         if self.last_state.replace(state) != Some(state) {
             tracing::info!(worker = %self.options.id, state = state.as_str(), "worker state");
         }
-        self.heartbeat(state, &signals, checks)
+        self.heartbeat(state, slots, &signals, checks)
     }
 
     async fn is_well(&mut self) -> bool {
-        match self.get(&self.options.health).await {
-            Ok(_) => {
-                self.timeouts = 0;
-                true
-            }
-            Err(FetchError::TimedOut(_)) => {
-                self.timeouts += 1;
-                self.timeouts < TIMEOUTS
-            }
-            Err(fault) => {
-                tracing::debug!(%fault, "the worker's health check failed");
-                false
-            }
-        }
+        let fault = match self.probe.health(None).await {
+            ProbedHealth::Well => return true,
+            ProbedHealth::Absent(status) => format!("it answered with status {status}"),
+            ProbedHealth::Failed(error) => error.to_string(),
+        };
+        tracing::debug!(fault, "the worker's health check failed");
+        false
     }
 
     async fn scrape(&mut self, checks: &mut Vec<HealthCheck>) -> EngineSignals {
-        let text = match self.get(&self.options.metrics).await {
-            Ok(text) => text,
-            Err(fault) => {
-                checks.push(checks::doubt("metrics", &fault.to_string()));
-                return EngineSignals::default();
-            }
+        let doubt = match self.probe.metrics(None).await {
+            ProbedMetrics::Signals(signals) => return signals,
+            ProbedMetrics::Unknown => "no known vLLM, SGLang, llama.cpp or TGI metric found".to_owned(),
+            ProbedMetrics::Absent(status) => format!("it answered with status {status}"),
+            ProbedMetrics::Failed(error) => error.to_string(),
         };
-        let signals = self.reader.read(&String::from_utf8_lossy(&text));
-        if signals.is_empty() {
-            checks.push(checks::doubt("metrics", "no known vLLM, SGLang, llama.cpp or TGI metric found"));
-        }
-        signals
-    }
-
-    /// Asks for the slots, once per worker process, unless the options give them.
-    async fn ask_for_slots(&mut self) {
-        if self.options.slots.is_some() || self.props != Props::Unknown {
-            return;
-        }
-        self.props = match self.get(PROPS).await {
-            Ok(text) => Props::Told(engine::slots(&text)),
-            Err(FetchError::TimedOut(_)) => Props::Unknown,
-            Err(_) => Props::Told(None),
-        };
-    }
-
-    /// Fetches `path`, appended to the path of the worker's URL.
-    async fn get(&self, path: &str) -> Result<Bytes, FetchError> {
-        let server = &self.options.worker;
-        let path = format!("{}{path}", server.path().trim_end_matches('/'));
-        let patience = self.options.interval.min(TIMEOUT);
-        Fetch { server, path: &path, tls: None, timeout: patience, max_bytes: MAX_BYTES }.get().await
+        checks.push(checks::doubt("metrics", &doubt));
+        EngineSignals::default()
     }
 
     fn heartbeat(
         &mut self,
         state: DesiredState,
+        slots: Option<u32>,
         signals: &EngineSignals,
         checks: Vec<HealthCheck>,
     ) -> Heartbeat {
@@ -241,10 +190,7 @@ impl Agent {
             colour: options.colour.clone(),
             version: options.version.clone(),
             state,
-            slots: options.slots.or(match self.props {
-                Props::Told(slots) => slots,
-                Props::Unknown => None,
-            }),
+            slots,
             running: signals.running,
             waiting: signals.waiting,
             kv_used: signals.kv_used,

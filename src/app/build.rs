@@ -12,6 +12,7 @@ use super::fleet::standing;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings::JobMode;
+use crate::discovery::SourceTarget;
 use crate::estimate::{Estimator, MediaTokens};
 use crate::fleet::registry::RegistryRevision;
 use crate::fleet::{Colours, Fleet};
@@ -97,9 +98,11 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
     };
     let queue = settings.shared.jobs == JobMode::Workers;
     let encrypted = (settings.discovery.is_some() && !queue)
+        || settings.sources.targets.iter().any(SourceTarget::is_https)
         || settings.workers.iter().any(|worker| worker.url.scheme_str() == Some("https"));
     Ok(UpstreamSettings {
         timeouts: settings.timeouts,
+        connection_age: settings.connection_age,
         retry: settings.retry,
         http2: settings.http2,
         forward_authorization: settings.callers.forward_authorization,

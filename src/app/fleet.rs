@@ -31,11 +31,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct FleetSync {
     pub(super) registry: Arc<Mutex<WorkerRegistry>>,
-    lag: Lag,
     /// Colour switches in force.
     pub(super) switches: Arc<Mutex<ColourSwitches>>,
-    /// Notified on news from the feed.
-    changed: Arc<Notify>,
+    /// Notified on news from the feed, or from a discovery source.
+    pub(super) changed: Arc<Notify>,
     /// Name of this gateway among those that follow switches.
     id: Arc<str>,
     /// Epochs of the snapshot as JSON, published to the other gateways.
@@ -54,7 +53,6 @@ impl FleetSync {
     pub(super) fn new(settings: &Settings, id: Arc<str>, lag: &Lag) -> Self {
         Self {
             registry: Arc::new(Mutex::new(registry(settings, lag))),
-            lag: lag.clone(),
             switches: Arc::new(Mutex::new(ColourSwitches::new(control(settings), key(settings)))),
             changed: Arc::default(),
             id,
@@ -70,11 +68,11 @@ impl FleetSync {
     pub(super) fn apply_settings(&self, settings: &Settings) {
         self.switches.lock().retell(control(settings), key(settings));
         let mut registry = self.registry.lock();
-        match &settings.discovery {
-            Some(discovery) => registry.apply_settings(discovery.registry.clone(), settings.workers.clone()),
-            // Otherwise workers that were once discovered would stay forever.
-            None => *registry = self::registry(settings, &self.lag),
+        if settings.discovery.is_none() {
+            // Otherwise workers that once sent heartbeats would stay forever.
+            registry.forget_heartbeats();
         }
+        registry.apply_settings(settings.registry.clone(), settings.workers.clone());
     }
 
     /// Builds the fleet from `settings` and heartbeats, shared with `gateways` gateways. Takes over
@@ -152,8 +150,7 @@ impl FleetSync {
 }
 
 fn registry(settings: &Settings, lag: &Lag) -> WorkerRegistry {
-    let heard = settings.discovery.as_ref().map(|discovery| discovery.registry.clone());
-    WorkerRegistry::new(heard.unwrap_or_default(), settings.workers.clone()).with_lag(lag.clone())
+    WorkerRegistry::new(settings.registry.clone(), settings.workers.clone()).with_lag(lag.clone())
 }
 
 /// Returns the colours that receive work; with a queue, the sides.
@@ -164,7 +161,7 @@ fn colours(settings: &Settings, switches: &ColourSwitches) -> Colours {
 
 /// Returns `true` if workers take their work from a queue.
 pub(super) fn has_queue(settings: &Settings) -> bool {
-    settings.discovery.as_ref().is_some_and(|discovery| discovery.registry.queue)
+    settings.registry.queue
 }
 
 /// Epochs by pool.
@@ -175,12 +172,17 @@ fn control(settings: &Settings) -> Arc<str> {
 }
 
 fn key(settings: &Settings) -> Option<SigningKey> {
-    settings.discovery.as_ref()?.registry.key.clone()
+    settings.registry.key.clone()
 }
 
 /// Returns which workers are eligible.
 pub(super) fn standing(settings: &Settings, colours: Colours, roll: &RegistryRevision) -> Eligibility {
-    Eligibility { colours, held: roll.held.clone(), workers_may_join: settings.discovery.is_some() }
+    Eligibility {
+        colours,
+        held: roll.held.clone(),
+        unverified: roll.unverified.clone(),
+        workers_may_join: settings.workers_may_join(),
+    }
 }
 
 /// Converts a report for the gate. It is valid, by the gate's clock, until the worker would count
@@ -221,6 +223,7 @@ impl App {
                 _ = ticks.tick() => {}
                 () = fleet_sync.changed.notified() => {}
             }
+            fleet_sync.registry.lock().tick(self.0.clock.now());
             if !self.is_current() {
                 let _one_at_a_time = self.0.reloading.lock();
                 let live = self.0.live.load();
@@ -274,16 +277,23 @@ impl App {
         }
     }
 
-    /// Waits, but not for long, for the first state of the feed: without the active colours,
-    /// requests would go to the wrong workers.
+    /// Waits, but not for long, for the first state of the feed and of other sources: without the
+    /// active colours, requests would go to the wrong workers.
     pub(super) async fn catch_up(&self) {
+        let awaited = || self.0.fleet_sync.registry.lock().awaited_targets();
         let caught_up = async {
-            while self.feed_works() == Some(false) || !self.is_current() {
+            while self.feed_works() == Some(false) || !self.is_current() || !awaited().is_empty() {
                 sleep(PAUSE / 4).await;
             }
         };
         if timeout(FIRST_WORD, caught_up).await.is_err() {
-            tracing::warn!("Redis does not answer; using only the settings");
+            if self.feed_works() == Some(false) {
+                tracing::warn!("Redis does not answer; using only the settings");
+            }
+            for target in awaited() {
+                let (source, target) = (target.source.as_str(), &*target.name);
+                tracing::warn!(source, target, "no answer yet; the gateway is not ready until there is one");
+            }
         }
     }
 

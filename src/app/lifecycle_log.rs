@@ -7,6 +7,7 @@ use std::path::Path;
 use super::App;
 use crate::config::Settings;
 use crate::config::settings::JobMode;
+use crate::discovery::SourceTarget;
 use crate::limit::rule::{Mode, Rule};
 use crate::shed::settings::{LimitAlgorithmKind, LimitSource};
 
@@ -60,6 +61,14 @@ fn workers(settings: &Settings) -> String {
     let mut text = listed(settings.workers.iter().map(|worker| worker.id.to_string()));
     if settings.discovery.is_some() {
         text += "; more are found through Redis";
+    }
+    if !settings.sources.targets.is_empty() {
+        let target = |target: &SourceTarget| {
+            let id = &target.settings().id;
+            format!("{} {}", id.source.as_str(), id.name)
+        };
+        text += "; more are found through ";
+        text += &listed(settings.sources.targets.iter().map(target));
     }
     match settings.shared.jobs {
         JobMode::Workers => text += "; they take jobs from a queue",

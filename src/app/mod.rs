@@ -6,6 +6,7 @@
 mod build;
 mod changes;
 mod colours;
+mod discovery;
 mod embedded;
 mod explain;
 mod factor;

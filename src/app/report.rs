@@ -28,8 +28,12 @@ impl AdminSource for App {
         if self.0.key_source.borrow().as_ref().is_some_and(|source| !source.is_read()) {
             return Err("the keys that verify callers' tokens were not fetched yet".to_owned());
         }
+        if let Some(target) = self.0.fleet_sync.registry.lock().awaited_targets().first() {
+            let (source, name) = (target.source.as_str(), &target.name);
+            return Err(format!("discovery: {source} has not answered for `{name}` yet"));
+        }
         // With discovery, requests may wait for the first worker.
-        let may_come = self.0.live.load().settings.discovery.is_some();
+        let may_come = self.0.live.load().settings.workers_may_join();
         if may_come || self.0.fleet.load().workers().iter().any(|worker| worker.eligible) {
             Ok(())
         } else {

@@ -173,6 +173,7 @@ impl App {
         tasks.spawn(self.clone().keep_sides());
         tasks.spawn(self.clone().follow_roster());
         tasks.spawn(self.clone().follow_feed());
+        tasks.spawn(self.clone().follow_sources());
         tasks.spawn(self.clone().follow_keys());
         tasks.spawn(self.clone().follow_changes());
         self.catch_up().await;

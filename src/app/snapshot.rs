@@ -43,7 +43,8 @@ fn said(report: &WorkerReport) -> HeartbeatView {
     HeartbeatView {
         state: beat.state.as_str().into(),
         age_ms: u64::try_from(report.age.as_millis()).unwrap_or(u64::MAX),
-        missed: report.intervals_since(),
+        missed: report.intervals_since().filter(|_| !report.scraped),
+        scraped: report.scraped,
         at_ms: beat.at_ms,
         version: beat.version.clone(),
         slots: beat.slots,
@@ -99,6 +100,7 @@ impl App {
             connections: inner.drain.connections() as u64,
             buffered_bytes: inner.buffers.used(),
             feed: self.feed_works(),
+            discovery: self.discovery_sources(),
             redis: self.redis_works(),
             reloads: inner.metrics.reloads(),
             pools: self.pools(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Uri;
+use http::{HeaderMap, Uri};
 use rustls::ClientConfig;
 use tokio::time::{sleep, timeout};
 
@@ -110,7 +110,10 @@ impl KeyServer {
     async fn fetch(&self) -> Result<Bytes, String> {
         let path = self.url.path_and_query().map_or("/", |path| path.as_str());
         let (server, tls) = (&self.url, Some(&self.tls));
-        let page = Fetch { server, path, tls, timeout: PATIENCE, max_bytes: LARGEST }.get().await;
+        let headers = &HeaderMap::new();
+        let fetch =
+            Fetch { server, address: None, path, headers, tls, timeout: PATIENCE, max_bytes: LARGEST };
+        let page = fetch.get().await;
         page.map_err(|fault| fault.to_string())
     }
 }

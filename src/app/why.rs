@@ -16,7 +16,7 @@ pub(super) fn why(worker: &WorkerSnapshot, report: Option<&WorkerReport>) -> Opt
     } else if let Some((true, reason)) = said() {
         reason
     } else if report.is_none() && !worker.eligible {
-        "it is not eligible and sends no heartbeats".to_owned()
+        "it takes no new requests and sends no heartbeats".to_owned()
     } else if worker.in_flight >= worker.limit {
         format!("full: {} of {} in flight", worker.in_flight, worker.limit)
     } else if let Some(level) = worker.provider.filter(ProviderLevel::is_used_up) {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use http::Uri;
-use traffic_dam::agent::{self, AgentOptions, Rename};
+use traffic_dam::agent::{self, AgentOptions};
 use traffic_dam::config::syntax::{Glob, RedisUrl, WorkerUrl};
 use traffic_dam::redis::publisher::HeartbeatPublisher;
+use traffic_dam::scrape::Rename;
 
 use super::member::{HeartbeatLoop, read, word};
 use super::{CommandError, runtime};

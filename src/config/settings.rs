@@ -12,6 +12,7 @@ use http::{HeaderValue, Uri};
 
 use super::file::ConfigFile;
 use super::syntax::Secret;
+use crate::discovery::{ScrapeSettings, SourceTarget};
 use crate::fleet::heartbeat::SigningKey;
 use crate::fleet::registry::RegistrySettings;
 use crate::fleet::spec::{Http2Mode, WorkerSpec};
@@ -61,8 +62,14 @@ pub struct Settings {
     pub prefix: PrefixHashing,
     /// The workers, in the order of the file.
     pub workers: Vec<WorkerSpec>,
-    /// How workers register by heartbeats; `None` without discovery.
+    /// How workers register by heartbeats; `None` if they do not.
     pub discovery: Option<Discovery>,
+    /// Other sources that find workers.
+    pub sources: DiscoverySettings,
+    /// What holds for workers that heartbeats and other sources name.
+    pub registry: RegistrySettings,
+    /// How the health and metrics of workers are read.
+    pub scrape: ScrapeSettings,
     /// Colour that receives requests. `None` for any, and with a queue for the one that the
     /// gateways choose.
     pub active_colour: Option<Arc<str>>,
@@ -74,6 +81,8 @@ pub struct Settings {
     pub sticky: SessionSource,
     /// Timeouts of a request's steps; each is more than zero, except `hold`.
     pub timeouts: UpstreamTimeouts,
+    /// Age from which a connection to a worker takes no new requests; not zero.
+    pub connection_age: Duration,
     /// Retries on another worker.
     pub retry: RetrySettings,
     /// Whether requests go to workers over HTTP/2; `None` for the default of each.
@@ -120,6 +129,12 @@ impl Settings {
         files.chain(keys).chain(tokenizers).cloned().collect()
     }
 
+    /// Returns `true` if workers may join that are not configured.
+    #[must_use]
+    pub fn workers_may_join(&self) -> bool {
+        self.discovery.is_some() || !self.sources.targets.is_empty()
+    }
+
     /// Returns the names and fallbacks of all models.
     #[must_use]
     pub fn model_specs(&self) -> Vec<ModelSpec> {
@@ -147,8 +162,13 @@ impl std::fmt::Debug for PrefixHashing {
 pub struct Discovery {
     /// Redis that carries the heartbeats.
     pub redis: RedisSettings,
-    /// Channel, signing key and allowed hosts of heartbeats.
-    pub registry: RegistrySettings,
+}
+
+/// Sources other than heartbeats that find workers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DiscoverySettings {
+    /// What they follow; each has a name of its own.
+    pub targets: Vec<SourceTarget>,
 }
 
 /// Properties of the models that match a pattern.

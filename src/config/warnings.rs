@@ -78,12 +78,12 @@ impl Settings {
     fn chooses_by_prefix(&self) -> bool {
         let several = |pool: &Arc<str>| self.workers.iter().filter(|worker| worker.pool == *pool).count() > 1;
         let several = || self.workers.iter().any(|worker| several(&worker.pool));
-        self.gate.prefix.is_some() && (self.discovery.is_some() || several())
+        self.gate.prefix.is_some() && (self.workers_may_join() || several())
     }
 
     /// Returns the names in `models` that nobody serves, with their fields.
     fn unserved(&self) -> Vec<(String, Arc<str>)> {
-        if self.discovery.is_some() {
+        if self.workers_may_join() {
             return Vec::new();
         }
         let workers: Vec<Glob> = self.workers.iter().map(|worker| Glob::new(worker.model.clone())).collect();

@@ -392,6 +392,7 @@ mod tests {
             colour: "blue".into(),
             headers: HeaderMap::new(),
             external: None,
+            address: None,
             http2: None,
         };
         let fleet = Fleet::new(vec![worker], GateSettings::default(), Eligibility::default(), clock.clone());

@@ -145,6 +145,7 @@ mod tests {
             colour: "blue".into(),
             headers: http::HeaderMap::new(),
             external: None,
+            address: None,
             http2: None,
         };
         let specs = (0..workers).map(spec).collect();

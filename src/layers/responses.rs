@@ -308,6 +308,7 @@ mod tests {
             colour: "blue".into(),
             headers: http::HeaderMap::new(),
             external: None,
+            address: None,
             http2: None,
         };
         let fleet = Fleet::new(vec![spec], GateSettings::default(), None, clock.clone());

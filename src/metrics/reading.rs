@@ -50,6 +50,12 @@ impl StateGauges<'_> {
         self.pools(&view.pools);
         let workers: Vec<&WorkerView> = view.pools.iter().flat_map(|pool| &pool.workers).collect();
         self.workers(&workers);
+        self.write(
+            "discovery_age_seconds",
+            "Time since a discovery source last answered, for the one of its names or services for which that is longest. While it does not answer, its workers stay as they were.",
+            ["source"],
+            view.discovery.iter().map(|source| ([&*source.source], seconds(source.age_ms))),
+        );
         let redis = view.redis.map(|works| ([], f64::from(u8::from(works))));
         self.write(
             "redis_up",
@@ -161,7 +167,7 @@ impl StateGauges<'_> {
         said(
             "worker_heartbeat_age_seconds",
             "Age of a worker's last heartbeat, not counting outages of Redis.",
-            |said| Some(seconds(said.age_ms)),
+            |said| (!said.scraped).then(|| seconds(said.age_ms)),
         );
         said(
             "worker_heartbeats_missed",

@@ -3,7 +3,9 @@ use crate::fleet::Light;
 use crate::refusal::Reason;
 use crate::request::{Ending, SloOutcome};
 use crate::shed::PrefixFigures;
-use crate::view::{FactorView, HeartbeatView, JobsView, PoolView, RuleView, StrangerView, WorkerView};
+use crate::view::{
+    FactorView, HeartbeatView, JobsView, PoolView, RuleView, SourceView, StrangerView, WorkerView,
+};
 
 fn lines(metrics: &Metrics, view: &GatewayView) -> Vec<String> {
     metrics.encode(view).lines().map(str::to_owned).collect()
@@ -143,6 +145,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         connections: 7,
         pools: vec![pool],
         rules: vec![RuleView { name: "burst".into(), keys: 12, ..RuleView::default() }],
+        discovery: vec![SourceView { source: "dns".into(), age_ms: 1500, away: Vec::new() }],
         redis: Some(true),
         ..GatewayView::default()
     };
@@ -169,6 +172,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         r#"traffic_dam_fleet_factor{kind="measured",pool="default"} 0.7"#,
         r#"traffic_dam_prefix_hit_ratio{pool="default",source="estimated"} 0.5"#,
         "traffic_dam_redis_up 1",
+        r#"traffic_dam_discovery_age_seconds{source="dns"} 1.5"#,
     ] {
         has(&first, line);
     }

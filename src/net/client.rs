@@ -1,6 +1,7 @@
 //! HTTP requests over a new connection each, for the gateway's own occasional requests.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -45,6 +46,23 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    send_to(None, target, tls, request).await
+}
+
+/// Like [`send`], to `address` instead of those of the host's name.
+///
+/// # Errors
+/// As [`send`].
+pub async fn send_to<B>(
+    address: Option<IpAddr>,
+    target: &Uri,
+    tls: Option<&Arc<ClientConfig>>,
+    request: Request<B>,
+) -> Result<Response<Incoming>, ClientError>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let encrypted = target.scheme_str() == Some("https");
     let host = target.host().ok_or_else(|| ClientError::Address(target.clone()))?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -54,7 +72,10 @@ where
         (true, Some(tls)) => Some(TlsConnector::from(Arc::clone(tls))),
         (true, None) => return Err(ClientError::NoTls(target.clone())),
     };
-    let socket = TcpStream::connect((host, port)).await?;
+    let socket = match address {
+        Some(address) => TcpStream::connect((address, port)).await?,
+        None => TcpStream::connect((host, port)).await?,
+    };
     socket.set_nodelay(true)?;
     match tls {
         None => exchange(socket, request).await,

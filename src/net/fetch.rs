@@ -1,11 +1,12 @@
 //! Fetches one document from another server, over a new connection each.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Request, StatusCode, Uri};
+use http::{HeaderMap, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use rustls::ClientConfig;
 use tokio::time::timeout;
@@ -35,8 +36,12 @@ fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> FetchEr
 pub struct Fetch<'a> {
     /// URL of the server: `http`, or `https` if `tls` is set.
     pub server: &'a Uri,
+    /// Address to connect to; `None` to resolve the host of `server`.
+    pub address: Option<IpAddr>,
     /// Path and query.
     pub path: &'a str,
+    /// Headers of the request besides `Host`.
+    pub headers: &'a HeaderMap,
     /// TLS client configuration for `https`.
     pub tls: Option<&'a Arc<ClientConfig>>,
     /// Time limit for the whole request.
@@ -58,7 +63,9 @@ impl Fetch<'_> {
     async fn ask(self) -> Result<Bytes, FetchError> {
         let authority = self.server.authority().map_or("", |authority| authority.as_str());
         let request = Request::get(self.path).header(HOST, authority).body(Empty::<Bytes>::new());
-        let answer = client::send(self.server, self.tls, request.map_err(broken)?).await.map_err(broken)?;
+        let mut request = request.map_err(broken)?;
+        request.headers_mut().extend(self.headers.clone());
+        let answer = client::send_to(self.address, self.server, self.tls, request).await.map_err(broken)?;
         if !answer.status().is_success() {
             return Err(FetchError::Status(answer.status()));
         }

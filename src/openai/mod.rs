@@ -16,6 +16,7 @@ pub mod error;
 pub mod form;
 pub mod headers;
 pub mod kinds;
+pub mod model_list;
 pub mod response_id;
 mod scan;
 pub mod tap;

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,8 +22,9 @@ use super::deadline::Deadline;
 use super::dial::{ADDRESSES_MAX, dial};
 use super::http2::SharedConnection;
 use super::lazy_timer::LazyTimer;
+use super::settings::UpstreamSettings;
 use super::tls;
-use crate::clock::Clock;
+use crate::clock::{Clock, Nanos};
 use crate::fleet::spec::Http2Mode;
 
 /// Largest read, in bytes, which also bounds the head of a response. hyper starts at 8 KiB and
@@ -35,6 +36,8 @@ const READ_BUFFER: usize = 64 * 1024;
 pub(crate) struct WorkerAddress {
     /// Host name or address, without brackets.
     pub(crate) host: String,
+    /// The address to connect to; `None` to resolve `host`.
+    pub(crate) address: Option<IpAddr>,
     pub(crate) port: u16,
     /// Name that the worker's certificate must prove; `None` unless its URL is `https`.
     pub(crate) tls: Option<ServerName<'static>>,
@@ -72,6 +75,9 @@ pub(crate) enum ConnectError {
     /// All HTTP/2 connections are in use, and there may be no more.
     #[error("all its HTTP/2 connections are in use")]
     NoStream,
+    /// Its discovery source is away, and it did not show that it is still the same worker.
+    #[error("its discovery source is away, and it does not answer for any of the models that it served")]
+    Unverified,
     /// hyper rejected the connection.
     #[error("the HTTP connection could not be set up")]
     Http(#[source] hyper::Error),
@@ -91,24 +97,33 @@ pub(crate) async fn within<T>(
     }
 }
 
+/// Returns when a connection that is opened now takes no new requests any more: after `age`, varied
+/// by up to a fifth, so that connections opened together do not end together.
+fn expiry(age: Duration, now: Nanos) -> Nanos {
+    now + age.mul_f64(fastrand::f64().mul_add(0.4, 0.8))
+}
+
 /// Connects to a worker; `wait` is enforced by the caller. `http2`: whether to offer it.
 pub(crate) async fn connect(
     target: &WorkerAddress,
-    tls: Option<&Arc<rustls::ClientConfig>>,
+    settings: &UpstreamSettings,
     http2: Http2Mode,
     wait: Duration,
     clock: &Clock,
 ) -> Result<NewConnection, ConnectError> {
+    let tls = settings.tls.as_ref();
     let offering = match (tls, http2) {
         (None, _) | (_, Http2Mode::Off) => tls.cloned(),
         (Some(config), Http2Mode::Auto | Http2Mode::PriorKnowledge) => Some(tls::offering_http2(config)),
     };
     let stream = open(target, offering.as_ref(), wait).await?;
     let heard = Arc::clone(&stream.heard);
+    let now = clock.now();
+    let expires = expiry(settings.connection_age, now);
     if stream.chose_http2() || (target.tls.is_none() && http2 == Http2Mode::PriorKnowledge) {
         let scheme = if target.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
         let host = (scheme, target.authority.clone());
-        let shared = SharedConnection::begin(TokioIo::new(stream), host, heard, clock.now()).await;
+        let shared = SharedConnection::begin(TokioIo::new(stream), host, heard, (now, expires)).await;
         return shared.map(NewConnection::Shared).map_err(ConnectError::Http);
     }
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
@@ -116,7 +131,7 @@ pub(crate) async fn connect(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(ConnectError::Http)?;
-    Ok(NewConnection::Own(WorkerConnection::new(sender, connection, heard)))
+    Ok(NewConnection::Own(WorkerConnection::new(sender, connection, heard, expires)))
 }
 
 /// Connects to one of the target's addresses.
@@ -125,6 +140,9 @@ async fn open(
     tls: Option<&Arc<rustls::ClientConfig>>,
     wait: Duration,
 ) -> Result<WorkerSocket, ConnectError> {
+    if let Some(address) = target.address {
+        return connect_address((address, target.port).into(), target, tls).await;
+    }
     let found = lookup_host((target.host.as_str(), target.port)).await.map_err(ConnectError::Tcp)?;
     dial(found.take(ADDRESSES_MAX).collect(), wait, |address| connect_address(address, target, tls)).await
 }
@@ -228,5 +246,20 @@ impl AsyncWrite for WorkerSocket {
             MaybeTls::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             MaybeTls::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_are_opened_together_do_not_end_together() {
+        let (now, age) = (Nanos::from_secs(50), Duration::from_secs(300));
+        let expiries: Vec<Nanos> = (0..1000).map(|_| expiry(age, now)).collect();
+        let bounds = Nanos::from_secs(290)..=Nanos::from_secs(410);
+        assert!(expiries.iter().all(|expires| bounds.contains(expires)));
+        let early = expiries.iter().filter(|expires| **expires < Nanos::from_secs(350)).count();
+        assert!((300..700).contains(&early), "{early}");
     }
 }

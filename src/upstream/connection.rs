@@ -22,6 +22,7 @@ use tokio::task::unconstrained;
 
 use super::connect::WorkerSocket;
 use super::relay::QuietWaker;
+use crate::clock::Nanos;
 use crate::request::Payload;
 
 /// A connection and its sender.
@@ -35,6 +36,8 @@ pub(crate) struct WorkerConnection {
     /// Whether the worker may switch protocols, then the switched connection.
     switch: ProtocolSwitch,
     waker: QuietWaker,
+    /// From this time on it takes no new requests.
+    expires: Nanos,
 }
 
 /// State of a protocol switch.
@@ -59,6 +62,7 @@ impl WorkerConnection {
         sender: SendRequest<Payload>,
         connection: Connection<TokioIo<WorkerSocket>, Payload>,
         heard: Arc<AtomicBool>,
+        expires: Nanos,
     ) -> Box<Self> {
         Box::new(Self {
             sender,
@@ -66,6 +70,7 @@ impl WorkerConnection {
             received: heard,
             switch: ProtocolSwitch::Forbidden,
             waker: QuietWaker::new(),
+            expires,
         })
     }
 
@@ -86,12 +91,12 @@ impl WorkerConnection {
         }
     }
 
-    /// Returns `true` if another request can be sent: the last one is over on both sides and the
-    /// worker has not closed. The sender of the next request polls with its own waker, so none is
+    /// Returns `true` if another request can be sent at `now`: it is not too old, the last request is
+    /// over on both sides and the worker has not closed. The sender of the next request polls with its own waker, so none is
     /// registered here: it would wake a task that is done with this connection.
-    pub(crate) fn check(&mut self) -> bool {
+    pub(crate) fn check(&mut self, now: Nanos) -> bool {
         self.drive(&mut noop_context());
-        self.connection.is_some() && self.sender.is_ready()
+        now < self.expires && self.connection.is_some() && self.sender.is_ready()
     }
 
     /// Allows the worker to switch protocols in its next response.

@@ -21,6 +21,7 @@ use super::provider;
 use super::reuse::Reuse;
 use crate::clock::{Clock, Nanos};
 use crate::fleet::provider::ProviderState;
+use crate::fleet::registry::ModelNames;
 use crate::fleet::spec::WorkerSpec;
 use crate::fleet::{Fleet, FleetWorker};
 
@@ -76,6 +77,7 @@ impl Endpoint {
             worker: Arc::clone(worker),
             target: WorkerAddress {
                 host: bare.to_owned(),
+                address: spec.address,
                 port: port.unwrap_or(if secure { 443 } else { 80 }),
                 tls,
                 authority: authority.parse().map_err(|_value| bad())?,
@@ -103,6 +105,11 @@ impl Endpoint {
     /// even if it must not run twice.
     pub(crate) fn may_refuse(&self) -> bool {
         self.quota().is_some() || !self.shared.is_empty()
+    }
+
+    /// Returns the models of which a new connection must answer for one before it is used.
+    pub(crate) fn expects(&self) -> Option<&ModelNames> {
+        self.worker.expects.as_ref()
     }
 
     /// Returns the path prefix of the worker's URL, without a slash at its end.
@@ -145,7 +152,7 @@ impl Endpoint {
         }
         loop {
             let IdleConnection { mut link, since } = self.idle.lock().pop()?;
-            if now.since(since) < IDLE && link.check() {
+            if now.since(since) < IDLE && link.check(now) {
                 self.reuse.used(now);
                 return Some(link);
             }
@@ -160,7 +167,7 @@ impl Endpoint {
     /// Keeps a connection whose response was read to its end, if it can carry another request.
     pub(crate) fn put(self: &Arc<Self>, mut link: Box<WorkerConnection>) {
         let since = self.clock.now();
-        if !self.reuse.allowed(since) || !link.check() {
+        if !self.reuse.allowed(since) || !link.check(since) {
             return;
         }
         let mut idle = self.idle.lock();
@@ -182,7 +189,7 @@ impl Endpoint {
     fn prune(&self) -> bool {
         let now = self.clock.now();
         let mut idle = self.idle.lock();
-        idle.retain_mut(|kept| now.since(kept.since) < IDLE && kept.link.check());
+        idle.retain_mut(|kept| now.since(kept.since) < IDLE && kept.link.check(now));
         let shares = self.shared.prune(now);
         shares || !idle.is_empty()
     }
@@ -223,7 +230,13 @@ impl Endpoints {
         }
         let mut endpoints = self.0.write();
         endpoints.retain(|id, _| fleet.worker(id).is_some());
-        let old = endpoints.get(&worker.spec.id).filter(|old| old.spec().url == worker.spec.url).cloned();
+        let old = endpoints
+            .get(&worker.spec.id)
+            .filter(|old| {
+                let (old, new) = (old.spec(), &worker.spec);
+                (&old.url, old.address) == (&new.url, new.address)
+            })
+            .cloned();
         let reuse = old.as_ref().map_or_else(Arc::default, |old| Arc::clone(&old.reuse));
         let endpoint = Arc::new(Endpoint::new(worker, clock, reuse)?);
         endpoints.insert(Arc::clone(&worker.spec.id), Arc::clone(&endpoint));

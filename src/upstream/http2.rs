@@ -39,8 +39,6 @@ const HEAD_MAX: u32 = 64 * 1024;
 const PING_EVERY: Duration = Duration::from_secs(20);
 /// Without an answer to a ping for this long, the connection and its streams have failed.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection this old takes no new streams, so that a name with new addresses is followed.
-pub(crate) const AGE_MAX: Duration = Duration::from_secs(600);
 /// A connection without streams is closed after this time. The worker announces when it closes one
 /// earlier (GOAWAY), so this may be longer than for HTTP/1.1.
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
@@ -58,7 +56,8 @@ pub(crate) struct SharedConnection {
     streams: AtomicUsize,
     /// Set when it takes no new streams.
     retired: AtomicBool,
-    since: Nanos,
+    /// From this time on it takes no new streams, so that a name with new addresses is followed.
+    expires: Nanos,
     /// When it was last seen with a stream, in nanoseconds of the clock.
     used_at: AtomicU64,
     /// Set on each read, see [`super::connect::WorkerSocket`].
@@ -72,7 +71,8 @@ impl std::fmt::Debug for SharedConnection {
 }
 
 impl SharedConnection {
-    /// Begins HTTP/2 on `io`, and starts the task that drives it.
+    /// Begins HTTP/2 on `io`, and starts the task that drives it. The times are the present, and from
+    /// when on it takes no new streams.
     ///
     /// # Errors
     /// If the connection fails at once.
@@ -80,7 +80,7 @@ impl SharedConnection {
         io: T,
         (scheme, authority): (Scheme, Authority),
         heard: Arc<AtomicBool>,
-        now: Nanos,
+        (now, expires): (Nanos, Nanos),
     ) -> hyper::Result<Arc<Self>>
     where
         T: Read + Write + Send + Unpin + 'static,
@@ -104,7 +104,7 @@ impl SharedConnection {
             authority,
             streams: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
-            since: now,
+            expires,
             used_at: AtomicU64::new(now.0),
             heard,
         }))
@@ -123,7 +123,7 @@ impl SharedConnection {
 
     /// Returns `true` if it may take new streams.
     fn is_usable(&self, now: Nanos) -> bool {
-        !self.retired.load(Ordering::Relaxed) && !self.sender.is_closed() && now.since(self.since) < AGE_MAX
+        !self.retired.load(Ordering::Relaxed) && !self.sender.is_closed() && now < self.expires
     }
 
     /// Returns `true` if it should stay in the pool. Called at least every few seconds.
@@ -233,7 +233,8 @@ mod tests {
     async fn connection() -> (Arc<SharedConnection>, DuplexStream) {
         let (ours, theirs) = duplex(1 << 20);
         let host = (Scheme::HTTP, Authority::from_static("worker:8000"));
-        let shared = SharedConnection::begin(TokioIo::new(ours), host, Arc::default(), Nanos::ZERO).await;
+        let ages = (Nanos::ZERO, Nanos::from_secs(600));
+        let shared = SharedConnection::begin(TokioIo::new(ours), host, Arc::default(), ages).await;
         (shared.unwrap(), theirs)
     }
 

@@ -12,6 +12,7 @@ use hyper::client::conn::TrySendError;
 use super::connect::WorkerSocket;
 use super::connection::WorkerConnection;
 use super::http2::{self, Http2Stream};
+use crate::clock::Nanos;
 use crate::request::Payload;
 
 /// Connection of one request.
@@ -56,6 +57,14 @@ impl WorkerLink {
         match self {
             Self::Own(link) => link.is_unheard(),
             Self::Shared(stream) => stream.is_unheard(),
+        }
+    }
+
+    /// Returns `true` if another request can be sent now.
+    pub(crate) fn can_send(&mut self, now: Nanos) -> bool {
+        match self {
+            Self::Own(link) => link.check(now),
+            Self::Shared(_) => true,
         }
     }
 

@@ -8,6 +8,7 @@ use super::deadline::Deadline;
 use super::endpoints::Endpoint;
 use super::link::WorkerLink;
 use super::settings::UpstreamSettings;
+use super::verify::verify;
 use crate::clock::{Clock, Nanos};
 use crate::fleet::spec::Http2Mode;
 
@@ -68,17 +69,40 @@ impl Linker<'_> {
             }
             None => None,
         };
-        match connect(&endpoint.target, self.settings.tls.as_ref(), http2, self.wait, self.clock).await? {
+        // Boxed, because most requests find a connection, and the future of each would have its size.
+        let opened = Box::pin(connect(&endpoint.target, self.settings, http2, self.wait, self.clock));
+        match opened.await? {
             NewConnection::Shared(connection) => {
+                if endpoint.expects().is_some() {
+                    let stream = connection.open(self.clock.now()).ok_or(ConnectError::NoStream)?;
+                    Box::pin(verify(&mut WorkerLink::Shared(stream), endpoint)).await?;
+                }
                 let stream = endpoint.share(connection).ok_or(ConnectError::NoStream)?;
                 Ok((WorkerLink::Shared(stream), false))
             }
             NewConnection::Own(link) => {
+                let mut link = WorkerLink::Own(link);
+                if endpoint.expects().is_some() {
+                    link = Box::pin(self.verified(link, endpoint)).await?;
+                }
                 if let Some(pool) = pool {
                     pool.chose_http1();
                 }
-                Ok((WorkerLink::Own(link), false))
+                Ok((link, false))
             }
+        }
+    }
+
+    /// Verifies a connection of its own. Returns it, or a new one if the worker closes each after one
+    /// response.
+    async fn verified(&self, mut link: WorkerLink, endpoint: &Endpoint) -> Result<WorkerLink, ConnectError> {
+        verify(&mut link, endpoint).await?;
+        if link.can_send(self.clock.now()) {
+            return Ok(link);
+        }
+        match connect(&endpoint.target, self.settings, Http2Mode::Off, self.wait, self.clock).await? {
+            NewConnection::Own(again) => Ok(WorkerLink::Own(again)),
+            NewConnection::Shared(_) => Err(ConnectError::NoStream),
         }
     }
 

@@ -14,6 +14,7 @@
 //! | `upload` | request bodies that are streamed |
 //! | `endpoints` `reuse` `connect` `dial` `tls` `linking` `link` `connection` `relay` | connections |
 //! | `http2` `http2_pool` | connections that requests share |
+//! | `verify` | whether a new connection leads to the worker that was discovered |
 //! | `queue` | the Redis queue, from which workers take requests |
 //! | `body` `source` `observer` | the response on its way back |
 //! | `deadline` `first_token` `lazy_timer` | timeouts |
@@ -64,6 +65,7 @@ mod reuse;
 mod source;
 mod tunnel;
 mod upload;
+mod verify;
 
 pub use body::BodyError;
 pub use early::UpstreamBody;

@@ -76,6 +76,8 @@ impl Default for RetrySettings {
 pub struct UpstreamSettings {
     /// Timeouts; [`RouteTimeouts`] in the request's extensions override them.
     pub timeouts: UpstreamTimeouts,
+    /// Age from which a connection takes no new requests, varied by up to a fifth.
+    pub connection_age: Duration,
     /// Limits on sending a request to another worker.
     pub retry: RetrySettings,
     /// `true` if a client's `authorization` and `x-api-key` reach the worker. Headers that
@@ -108,6 +110,7 @@ impl Default for UpstreamSettings {
     fn default() -> Self {
         Self {
             timeouts: UpstreamTimeouts::default(),
+            connection_age: Duration::from_secs(300),
             retry: RetrySettings::default(),
             forward_authorization: true,
             answer_headers: AnswerHeaders::default(),

@@ -199,7 +199,7 @@ fn discovery_needs_an_allow_list() {
     let with = |workers: &str, redis: &str| format!("workers: {{ {workers} }}\n{redis}\n");
     let redis = "redis: { url: \"redis://h\" }";
     for (text, field, words) in [
-        (with("discovery: redis", redis), "workers.allow", "hosts and networks that a heartbeat may name"),
+        (with("discovery: redis", redis), "workers.allow", "networks and hosts where workers may be"),
         (with("discovery: redis, allow: [10.*]", redis), "workers.allow[0]", "must be a network such as"),
         (with("static: []", "redis: { url: \"http://h\" }"), "redis.url", "must be a `redis://`"),
         (
@@ -215,12 +215,64 @@ fn discovery_needs_an_allow_list() {
     }
     let settings = super::settings(&with("discovery: redis, allow: [\"gpu-*\", \"::1\"]", redis));
     let discovery = settings.discovery.unwrap();
-    assert_eq!((&*discovery.redis.prefix, &*discovery.registry.channel), ("dam", "dam:health"));
+    assert_eq!((&*discovery.redis.prefix, &*settings.registry.channel), ("dam", "dam:health"));
     assert!(
-        settings.workers.is_empty()
-            && discovery.registry.key.is_none()
-            && discovery.registry.allow.len() == 2
+        settings.workers.is_empty() && settings.registry.key.is_none() && settings.registry.allow.len() == 2
     );
+}
+
+#[test]
+fn names_that_are_workers() {
+    let entry = "{ name: a.example, port: 8000 }";
+    let with = |more: &str| format!("workers: {{ allow: [10.0.0.0/8], {more} }}\n");
+    let dns = |entries: &str| with(&format!("discovery: dns, dns: [ {entries} ]"));
+    for (text, field, words) in [
+        (with("discovery: dns"), "workers.dns", "needs at least one entry"),
+        (with(&format!("static: [], dns: [ {entry} ]")), "workers.dns", "only with `discovery: dns`"),
+        (with(&format!("discovery: [none, dns], dns: [ {entry} ]")), "workers.discovery", "`none` together"),
+        (
+            with(&format!("mode: queue, discovery: [dns, redis], dns: [ {entry} ]")),
+            "workers.discovery",
+            "send heartbeats",
+        ),
+        (
+            format!("workers: {{ discovery: dns, dns: [ {entry} ] }}\n"),
+            "workers.allow",
+            "where workers may be",
+        ),
+        (dns(&format!("{entry}, {entry}")), "workers.dns[1].name", "must differ from"),
+        (dns("{ name: \"a b\" }"), "workers.dns[0].name", "must be a host name"),
+        (dns("{ name: a, port: 0 }"), "workers.dns[0].port", "from 1 to 65535"),
+        (dns("{ name: a, refresh: 0s }"), "workers.dns[0].refresh", "greater than zero"),
+        (dns("{ name: a, family: ipv5 }"), "workers.dns[0].family", "ipv4"),
+        (dns("{ name: a, model: x }, { name: b, model: y }"), "workers.dns[1].model", "must be `x`"),
+        (
+            with("discovery: dns, dns: [ { name: a, model: x } ], static: [ { id: w, url: \"http://h\" } ]"),
+            "workers.dns[0].model",
+            "must be `*`, like `workers.static[0]`",
+        ),
+        (with("static: [], scrape: { path: metrics }"), "workers.scrape.path", "begins with `/`"),
+        (with("static: [], scrape: { interval: 0s }"), "workers.scrape.interval", "greater than zero"),
+        (
+            with("static: [], timeouts: { connection_age: 0s }"),
+            "workers.timeouts.connection_age",
+            "greater than",
+        ),
+    ] {
+        let faults = faults(&text);
+        let [fault] = faults.list.as_slice() else { panic!("{text}{faults}") };
+        assert_eq!(fault.field, field, "{faults}");
+        assert!(faults.to_string().contains(words), "{faults}");
+    }
+    let more = "{ name: b.example, model: \"qwen*\", pool: p, https: true, refresh: 20s }";
+    let settings = super::settings(&dns(&format!("{entry}, {{ name: a.example, port: 8001 }}, {more}")));
+    assert!(settings.discovery.is_none() && settings.workers_may_join());
+    let targets = &settings.registry.targets;
+    let names: Vec<_> = targets.iter().map(|target| &*target.id.name).collect();
+    assert_eq!(names, ["a.example:8000", "a.example:8001", "b.example"]);
+    assert_eq!((targets[0].model.as_deref(), targets[2].model.as_deref()), (None, Some("qwen*")));
+    assert_eq!([0, 2].map(|at| targets[at].silence.as_secs()), [15, 60]);
+    assert_eq!(settings.registry.empty_grace.as_secs(), 30);
 }
 
 #[test]

@@ -218,7 +218,7 @@ fn no_secret_is_ever_shown() {
     let text = repository("examples/full.yaml");
     let settings = settings(&text);
     let shown = format!("{}\n{settings:?}\n{settings:#?}", settings.effective());
-    assert_eq!(settings.effective().matches("<redacted>").count(), 10, "{}", settings.effective());
+    assert_eq!(settings.effective().matches("<redacted>").count(), 11, "{}", settings.effective());
     for secret in ["s3cret", "2c26b46b", "fcde2b2e", "Bearer"] {
         assert!(!shown.contains(secret), "{secret} in\n{shown}");
     }

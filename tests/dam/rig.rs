@@ -46,7 +46,12 @@ impl Worker {
 
     /// Returns a worker that reports this model.
     pub(crate) fn serving(model: &str, slots: u32) -> Self {
-        Self::start_with(loopback(), WorkerOptions { model: model.to_owned(), ..fast(slots) })
+        Self::serving_at(loopback(), model, slots)
+    }
+
+    /// Returns a worker at this address that reports this model.
+    pub(crate) fn serving_at(addr: SocketAddr, model: &str, slots: u32) -> Self {
+        Self::start_with(addr, WorkerOptions { model: model.to_owned(), ..fast(slots) })
     }
 
     /// Returns a worker with a prefix cache.

@@ -19,7 +19,7 @@ use traffic_dam::refusal::Reason;
 use traffic_dam::upstream::tls::client_config;
 use traffic_dam::upstream::{UpstreamSettings, UpstreamTimeouts};
 
-use crate::rig::{Dam, Worker, answer, chat, eventually, spec, text};
+use crate::rig::{DONE, Dam, HELLO, ROLE, STREAM, Worker, answer, chat, chunk, eventually, read, spec, text};
 
 #[tokio::test]
 async fn a_connection_that_died_while_idle_costs_nothing() {
@@ -103,6 +103,44 @@ async fn many_at_once_share_no_connection() {
     // A connection is idle shortly after its answer was read, so there may be some more than 50.
     assert!(worker.connections.load(Ordering::SeqCst) <= 100, "what is idle is used again");
     assert_eq!(dam.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn an_old_connection_takes_no_new_request_and_ends_no_stream() {
+    for (connection_age, connections) in [(Duration::from_secs(300), 1), (Duration::ZERO, 4)] {
+        let worker = Worker::new(|mut conn| async move {
+            while conn.request().await.is_some() {
+                conn.send(STREAM).await;
+                for piece in [ROLE, HELLO, DONE] {
+                    conn.send(chunk(piece)).await;
+                    tokio::task::yield_now().await;
+                }
+                conn.send(chunk("")).await;
+            }
+        })
+        .await;
+        let settings = UpstreamSettings { connection_age, ..UpstreamSettings::default() };
+        let dam = Dam::new(vec![worker.spec("w1")], settings);
+        for _ in 0..4 {
+            let (data, _, ended) = read(dam.send("w1", chat(true, false)).await.unwrap()).await;
+            ended.unwrap();
+            assert!(String::from_utf8(data).unwrap().ends_with(DONE));
+        }
+        assert_eq!(worker.connections.load(Ordering::SeqCst), connections);
+    }
+}
+
+#[tokio::test]
+async fn a_discovered_worker_is_reached_at_its_address_under_its_name() {
+    let worker = Worker::saying(answer(200, "ok")).await;
+    let spec = WorkerSpec {
+        address: Some(worker.addr.ip()),
+        ..spec("w1", &format!("http://no-such-name.invalid:{}", worker.addr.port()))
+    };
+    let dam = Dam::new(vec![spec], UpstreamSettings::default());
+    assert_eq!(text(dam.send("w1", chat(false, false)).await.unwrap()).await, "ok");
+    let host = format!("no-such-name.invalid:{}", worker.addr.port());
+    assert_eq!(worker.asked()[0].values("host"), [host]);
 }
 
 /// Starts a worker with a certificate of its own authority; returns its port and the authority.

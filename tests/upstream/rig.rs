@@ -179,6 +179,7 @@ pub(crate) fn spec(id: &str, url: &str) -> WorkerSpec {
         colour: "any".into(),
         headers: HeaderMap::new(),
         external: None,
+        address: None,
         http2: None,
     }
 }

@@ -88,6 +88,8 @@ impl View {
             Some(false) => "lost".red().bold(),
             None => "not used".dim(),
         };
+        let all = scene.discovery.iter().all(|source| source.away.is_empty());
+        let discovery = (!scene.discovery.is_empty()).then_some(all);
         let first = Line::from_iter([
             "Traffic Dam ".bold(),
             Span::from(scene.version.to_string()),
@@ -97,6 +99,8 @@ impl View {
             works(scene.redis),
             "  heartbeats ".into(),
             works(scene.feed),
+            "  discovery ".into(),
+            works(discovery),
             Span::from(format!("  gateways {}   q: quit", scene.gateways)),
         ]);
         let now = self.points.last().cloned().unwrap_or_default();
@@ -373,7 +377,7 @@ mod tests {
         view.take(Ok(frame(false, 2)));
         let shown = screen(&view, 120, 40);
         for text in [
-            "1.2.3  running  Redis lost  heartbeats not used",
+            "1.2.3  running  Redis lost  heartbeats not used  discovery not used",
             "offered 20.0/s  admitted 5.0/s  refused 15.0/s",
             "failed 0.0/s  left 2.0/s  in flight 3/4  waiting 0  rate_limited 15",
             "chat (blue)",

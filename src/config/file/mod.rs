@@ -6,6 +6,7 @@
 
 mod callers;
 mod concurrency;
+mod discovery;
 mod jobs;
 mod limits;
 mod models;
@@ -21,6 +22,7 @@ pub use callers::{
     JwtAlgorithm, KeyLimit, SourceSection,
 };
 pub use concurrency::{Concurrency, ConcurrencyLimit, LimitFinder, Overflow, Queue, Reserve};
+pub use discovery::{DiscoveryName, DnsSection, ScrapeSection};
 pub use jobs::{JobsSection, NotBefore};
 pub use limits::{Matching, Reservation, RuleSection};
 pub use models::{FallbackSection, ModelSection, ServeSection, ShareSection};
@@ -33,7 +35,8 @@ pub use traffic::{
     RouteSection, RouteTimeoutsSection,
 };
 pub use workers::{
-    DiscoverySection, Ejection, StickySection, TimeoutsSection, WorkerMode, WorkerSection, Workers,
+    AllowHeadersSection, AllowSection, Ejection, StickySection, TimeoutsSection, WorkerMode, WorkerSection,
+    Workers,
 };
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,17 +1,20 @@
 //! The LLM workers.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
+use super::OneOrMany;
+use super::discovery::{DiscoveryName, DnsSection, ScrapeSection, blue, default_pool};
 use crate::config::syntax::{AllowedHost, Field, FilePath, Glob, Id, Rate, Secret, Text, WorkerUrl};
 use crate::fleet::spec::Http2Mode;
 use crate::openai::body::Pointer;
 use crate::shed::{EjectionMode, EjectionSettings};
-use crate::upstream::{RetrySettings, UpstreamTimeouts};
+use crate::upstream::{RetrySettings, UpstreamSettings, UpstreamTimeouts};
 
 /// The LLM workers, and how the gateway talks to them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,14 +24,27 @@ pub struct Workers {
     pub mode: WorkerMode,
     /// The workers; the gateway may start with an empty list.
     #[serde(rename = "static")]
-    #[schemars(length(max = 1024), extend("x-default" = "required, unless `discovery` is `redis` or `mode` is `queue`"))]
+    #[schemars(length(max = 1024), extend("x-default" = "required, unless `discovery` is set or `mode` is `queue`"))]
     pub fixed: Option<Vec<WorkerSection>>,
-    /// Whether workers register themselves by heartbeats.
-    pub discovery: DiscoverySection,
-    /// Hosts that a heartbeat may name: networks, IP addresses, and host names, in which `*`
-    /// matches any characters. Required with `discovery`. Link-local addresses are never allowed.
+    /// What adds, updates and removes workers, in addition to `static`: one source, or a list.
+    pub discovery: OneOrMany<DiscoveryName>,
+    /// Names whose addresses are workers. Used with `discovery: dns`.
+    #[schemars(length(max = 64))]
+    pub dns: Vec<DnsSection>,
+    /// DNS servers that are asked for these names.
+    #[schemars(length(max = 8), extend("x-default" = "those of the system, such as in `/etc/resolv.conf`"))]
+    pub dns_servers: Vec<Text<SocketAddr>>,
+    /// Time for which a source must answer that there are no workers until the last ones are removed.
+    pub empty_grace: Text<Duration>,
+    /// How the gateway reads health and metrics of workers: of those that a name of `dns` has, and of
+    /// those in `static` with `scrape: true`.
+    pub scrape: ScrapeSection,
+    /// Hosts that a heartbeat may name, and addresses that other sources may: networks, IP
+    /// addresses, and (only for heartbeats) host names, in which `*` matches any characters. Required
+    /// with `discovery`. Link-local addresses are never allowed. A source other than heartbeats may
+    /// name a loopback address only if a network of loopback addresses is listed.
     #[schemars(length(max = 256))]
-    pub allow: Vec<Text<AllowedHost>>,
+    pub allow: Vec<AllowSection>,
     /// Colour of the workers that receive requests.
     #[schemars(extend("x-default" = "any"))]
     pub active_colour: Option<Text<Id>>,
@@ -52,7 +68,11 @@ impl Default for Workers {
         Self {
             mode: WorkerMode::default(),
             fixed: None,
-            discovery: DiscoverySection::default(),
+            discovery: OneOrMany::One(DiscoveryName::None),
+            dns: Vec::new(),
+            dns_servers: Vec::new(),
+            empty_grace: Text(Duration::from_secs(30)),
+            scrape: ScrapeSection::default(),
             allow: Vec::new(),
             active_colour: None,
             sticky: StickySection::Header(Text(HeaderName::from_static("x-session-id"))),
@@ -62,6 +82,20 @@ impl Default for Workers {
             http2: None,
             ca: None,
         }
+    }
+}
+
+impl Workers {
+    /// Returns `true` if `source` may add workers.
+    #[must_use]
+    pub fn discovers_by(&self, source: DiscoveryName) -> bool {
+        self.discovery.as_slice().contains(&source)
+    }
+
+    /// Returns `true` if any source may add workers.
+    #[must_use]
+    pub fn discovers(&self) -> bool {
+        self.discovery.as_slice().iter().any(|source| *source != DiscoveryName::None)
     }
 }
 
@@ -76,15 +110,36 @@ pub enum WorkerMode {
     Queue,
 }
 
-/// Whether workers register themselves by heartbeats.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum DiscoverySection {
-    /// only the workers in `static` exist
-    #[default]
-    None,
-    /// heartbeats over Redis add, update and remove workers
-    Redis,
+/// Where workers may be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum AllowSection {
+    /// Hosts.
+    Hosts(Text<AllowedHost>),
+    /// Hosts with headers for the workers there.
+    WithHeaders(AllowHeadersSection),
+}
+
+/// Hosts with headers for the workers there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AllowHeadersSection {
+    /// Network, IP address or host name.
+    pub hosts: Text<AllowedHost>,
+    /// Headers added to every request to workers there that are not in `static`, such as their
+    /// credentials. The first entry that covers a worker holds.
+    #[schemars(schema_with = "secret_headers")]
+    pub headers: BTreeMap<String, Text<Secret>>,
+}
+
+impl AllowSection {
+    /// Returns the hosts.
+    #[must_use]
+    pub const fn hosts(&self) -> &Text<AllowedHost> {
+        match self {
+            Self::Hosts(hosts) | Self::WithHeaders(AllowHeadersSection { hosts, .. }) => hosts,
+        }
+    }
 }
 
 /// One worker.
@@ -124,6 +179,10 @@ pub struct WorkerSection {
     /// `Retry-After`, `x-ratelimit-*`, `anthropic-ratelimit-*`) can lower them further for a time.
     #[schemars(extend("x-default" = "none"))]
     pub provider: Option<ProviderSection>,
+    /// Whether the gateway reads the health and the metrics of this worker, unless it sends
+    /// heartbeats. Its `headers` are sent too.
+    #[serde(default)]
+    pub scrape: bool,
     /// Whether requests go to this worker over HTTP/2.
     #[schemars(extend("x-default" = "`workers.http2`"))]
     pub http2: Option<Http2Mode>,
@@ -141,16 +200,8 @@ pub struct ProviderSection {
     pub tokens: Option<Text<Rate>>,
 }
 
-fn default_pool() -> Text<Id> {
-    Text(Id("default".into()))
-}
-
 fn any_model() -> Text<Glob> {
     Text(Glob("*".into()))
-}
-
-fn blue() -> Text<Id> {
-    Text(Id("blue".into()))
 }
 
 pub(super) fn secret_headers(generator: &mut SchemaGenerator) -> Schema {
@@ -187,6 +238,9 @@ pub struct TimeoutsSection {
     pub idle: Text<Duration>,
     /// Maximum time for the whole request.
     pub total: Text<Duration>,
+    /// Age from which a connection to a worker takes no new requests, varied by up to a fifth. So
+    /// requests follow a name that gets other addresses. Running streams are never cut.
+    pub connection_age: Text<Duration>,
 }
 
 impl Default for TimeoutsSection {
@@ -198,6 +252,7 @@ impl Default for TimeoutsSection {
             hold: Text(hold),
             idle: Text(idle),
             total: Text(total),
+            connection_age: Text(UpstreamSettings::default().connection_age),
         }
     }
 }

@@ -12,7 +12,7 @@ mod secret;
 
 pub(crate) use amounts::quarter;
 pub use amounts::{Rate, Size};
-pub use names::{Field, FilePath, Glob, Id, PathGlob, RuleName, Word};
+pub use names::{Field, FilePath, Glob, Id, PathGlob, RuleName, UrlPath, Word};
 pub use net::{AllowedHost, Host, Jwks, Network, Origin, RedisUrl, WorkerUrl, redacted_url};
 pub use secret::{Digest, REDACTED, Secret};
 
@@ -139,7 +139,7 @@ const SCENARIO_CHECKS: [SyntaxName; 3] = [
     },
 ];
 
-const CHECKS: [SyntaxName; 22] = [
+const CHECKS: [SyntaxName; 23] = [
     SyntaxName::of::<AllowedHost>(),
     SyntaxName::of::<Digest>(),
     SyntaxName::of::<Field>(),
@@ -160,6 +160,7 @@ const CHECKS: [SyntaxName; 22] = [
     SyntaxName::of::<Secret>(),
     SyntaxName::of::<Size>(),
     SyntaxName::of::<SocketAddr>(),
+    SyntaxName::of::<UrlPath>(),
     SyntaxName::of::<Word>(),
     SyntaxName::of::<WorkerUrl>(),
 ];

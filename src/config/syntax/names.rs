@@ -76,6 +76,15 @@ checked! {
 }
 
 checked! {
+    /// A path of a URL, without a query.
+    UrlPath, "URL path", "a path that begins with `/`, such as `/metrics`", "^/[^?# ]{0,255}$",
+    |text| {
+        let sound = text.starts_with('/') && plain(text) && !text.contains(['?', '#', '\\']);
+        sound && text.parse::<http::uri::PathAndQuery>().is_ok()
+    }
+}
+
+checked! {
     /// A text in a token: the name of a claim, or a value of one.
     Word, "word", "1 to 256 characters", "^.{1,256}$", plain
 }
@@ -140,6 +149,10 @@ mod tests {
         accepts::<Glob>(&["*", "gpt-*", "a b"], &["", "a\nb", &long]);
         let wrong = ["", "v1", "*", "/a//b", "//", "/./a", "/a/..", "/a?b", "/a#", "/%2f", "/a b", "/a\\b"];
         accepts::<PathGlob>(&["/", "/*", "/v1/*", "/a/", "/a.b/..c"], &wrong);
+        accepts::<UrlPath>(
+            &["/", "/metrics", "/a/b.c"],
+            &["", "metrics", "/a?b", "/a#b", "/a b", "/ä", &long],
+        );
         accepts::<Pointer>(&["/", "/a/0/b", "/a~1b~0"], &["", "a", "/a~2", "/a~", &"/".repeat(17)]);
         accepts::<Field>(&["session", "__Host-id"], &["", "a b", "a;b", "a=b", &long]);
         accepts::<FilePath>(&["cert.pem", "/etc/ssl/my cert.pem"], &["", "a\0b"]);

@@ -4,6 +4,7 @@
 //! its errors, and builds settings from its valid part. After any error the result is dropped.
 
 mod callers;
+mod discovery;
 mod external;
 mod jobs;
 mod limits;
@@ -56,6 +57,7 @@ pub(super) fn validate(
     process::listeners(&file, &root, report);
     let file = file.completed();
     let fleet = workers::validate(&file, &root, report);
+    let sources = discovery::validate(&file, &root, report);
     let shared = redis::validate(&file, &root, files, report);
     let callers = callers::validate(&file.callers, &root.key("callers"), report);
     let rules = limits::validate(&file, &root, report);
@@ -78,7 +80,10 @@ pub(super) fn validate(
         gate: workers::gate(&file, &root, report),
         prefix: workers::prefix(&file),
         workers: fleet,
-        discovery: redis::discovery(&file, &shared.redis, &root, report),
+        discovery: redis::discovery(&file, &shared.redis),
+        registry: discovery::registry(&file, &sources, (&shared.redis, redis::key(&file)), &root, report),
+        sources,
+        scrape: discovery::scrape(&file, &root, report),
         shared,
         redis_key: redis::key(&file),
         active_colour: file.workers.active_colour.as_ref().map(|colour| colour.0.0.clone()),
@@ -90,6 +95,11 @@ pub(super) fn validate(
         sticky_wait: workers::sticky_wait(&file.concurrency),
         sticky: workers::sticky(&file.workers.sticky),
         timeouts: workers::timeouts(&file.workers.timeouts, &root.key("workers").key("timeouts"), report),
+        connection_age: workers::positive(
+            file.workers.timeouts.connection_age.0,
+            &root.key("workers").key("timeouts").key("connection_age"),
+            report,
+        ),
         retry: file.workers.retry,
         http2: file.workers.http2,
         worker_ca: file

@@ -3,14 +3,10 @@
 use std::sync::Arc;
 
 use super::Files;
-use crate::config::file::{
-    CallerStore, ConfigFile, DiscoverySection as DiscoveryName, Overflow, StateSection, WorkerMode,
-};
+use crate::config::file::{CallerStore, ConfigFile, DiscoveryName, Overflow, StateSection, WorkerMode};
 use crate::config::settings::{Discovery, JobMode, SharedState};
 use crate::config::source::{ErrorCollector, SettingPath};
 use crate::fleet::heartbeat::SigningKey;
-use crate::fleet::registry::RegistrySettings;
-use crate::redis::publisher::health_channel;
 use crate::redis::settings::{RedisSettings, Topology};
 
 pub(super) fn validate(
@@ -84,29 +80,8 @@ pub(super) fn key(file: &ConfigFile) -> Option<SigningKey> {
     file.redis.hmac_key.as_ref().map(|key| SigningKey::new(key.0.expose()))
 }
 
-/// Returns the discovery settings, if heartbeats may add workers.
-pub(super) fn discovery(
-    file: &ConfigFile,
-    redis: &RedisSettings,
-    root: &SettingPath<'_>,
-    report: &mut ErrorCollector,
-) -> Option<Discovery> {
+/// Returns the Redis that carries heartbeats, if they may add workers.
+pub(super) fn discovery(file: &ConfigFile, redis: &RedisSettings) -> Option<Discovery> {
     let queue = file.workers.mode == WorkerMode::Queue;
-    if file.workers.discovery == DiscoveryName::None && !queue {
-        return None;
-    }
-    if file.workers.allow.is_empty() && !queue {
-        let problem =
-            "is missing; list the hosts and networks that a heartbeat may name, such as `[10.0.0.0/8]`";
-        report.fault(&root.key("workers").key("allow"), problem);
-    }
-    Some(Discovery {
-        registry: RegistrySettings {
-            channel: health_channel(&redis.prefix),
-            key: key(file),
-            allow: file.workers.allow.iter().map(|allowed| allowed.0.0.clone()).collect(),
-            queue,
-        },
-        redis: redis.clone(),
-    })
+    (queue || file.workers.discovers_by(DiscoveryName::Redis)).then(|| Discovery { redis: redis.clone() })
 }

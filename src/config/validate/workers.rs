@@ -31,7 +31,7 @@ pub(super) fn validate(
         }
         return Vec::new();
     }
-    let discovers = file.workers.discovery != file::DiscoverySection::None;
+    let discovers = file.workers.discovers();
     if discovers && file.workers.fixed.is_none() {
         return Vec::new();
     }
@@ -65,6 +65,7 @@ pub(super) fn validate(
             colour: worker.colour.0.0.clone(),
             headers: headers(&worker.headers, &at.key("headers"), report),
             external: external::limits(worker, &at, report),
+            address: None,
             http2: worker.http2,
         });
     }

@@ -103,6 +103,26 @@ pub fn permits(allowed: &[AllowedHosts], url: &Uri) -> bool {
     allowed.iter().any(|allowed| allowed.covers(&host))
 }
 
+/// Returns `true` if a discovery source may name `address`: a network of `allowed` covers it, and
+/// workers can live there at all. A loopback address needs a network of loopback addresses, and one
+/// of `excluded` an entry for that address alone.
+#[must_use]
+pub fn permits_address(allowed: &[AllowedHosts], excluded: &[IpAddr], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    if is_out_of_bounds(address) {
+        return false;
+    }
+    let alone = excluded.iter().any(|excluded| excluded.to_canonical() == address);
+    allowed.iter().any(|allowed| match allowed {
+        AllowedHosts::Network(network) => {
+            network.contains(&address)
+                && (!address.is_loopback() || network.addr().is_loopback())
+                && (!alone || network.prefix_len() == network.max_prefix_len())
+        }
+        AllowedHosts::Name(_) => false,
+    })
+}
+
 fn host(text: &str) -> Option<AddressHost> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     if let Ok(address) = bare.parse::<IpAddr>() {
@@ -190,6 +210,29 @@ mod tests {
         }
         assert!(permitted(&allow, "http://10.0.0.1") && permitted(&allow, "http://anything"));
         assert!(!permitted(&[], "http://127.0.0.1"));
+    }
+
+    #[test]
+    fn a_source_may_name_no_address_that_is_special_unless_it_is_listed() {
+        let permitted = |allow: &[&str], address: &str| {
+            let allowed: Vec<_> = allow.iter().map(|text| AllowedHosts::read(text).unwrap()).collect();
+            permits_address(&allowed, &["10.0.0.1".parse().unwrap()], address.parse().unwrap())
+        };
+        for (allow, address, expected) in [
+            (&["10.0.0.0/8"][..], "10.1.2.3", true),
+            (&["10.0.0.0/8"], "::ffff:10.1.2.3", true),
+            (&["10.0.0.0/8"], "11.1.2.3", false),
+            (&["*"], "10.1.2.3", false),
+            (&["0.0.0.0/0", "::/0"], "127.0.0.1", false),
+            (&["0.0.0.0/0", "::/0"], "::1", false),
+            (&["127.0.0.0/8"], "127.0.0.1", true),
+            (&["::1"], "::1", true),
+            (&["169.254.169.254"], "169.254.169.254", false),
+            (&["10.0.0.0/8"], "10.0.0.1", false),
+            (&["10.0.0.0/8", "10.0.0.1"], "10.0.0.1", true),
+        ] {
+            assert_eq!(permitted(allow, address), expected, "{allow:?} {address}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::registry::ModelNames;
 use super::spec::WorkerSpec;
 
 /// The blue/green colours that receive work.
@@ -32,6 +33,8 @@ pub struct Eligibility {
     pub colours: Colours,
     /// These workers take no work.
     pub held: BTreeSet<Arc<str>>,
+    /// A new connection to these workers is used only after it answered for one of the models.
+    pub unverified: BTreeMap<Arc<str>, ModelNames>,
     /// `true` if workers may join by themselves: then requests wait for a pool without workers.
     pub workers_may_join: bool,
 }

@@ -82,6 +82,7 @@ mod tests {
             colour: "blue".into(),
             headers: http::HeaderMap::new(),
             external: None,
+            address: None,
             http2: None,
         };
         let settings = GateSettings {

@@ -9,11 +9,13 @@
 
 pub mod address;
 pub mod colour;
+pub mod discovery;
 mod eligibility;
 mod fallback;
 pub mod heartbeat;
 mod light;
 mod local;
+pub mod lookup_schedule;
 mod pick;
 mod pool;
 pub mod provider;

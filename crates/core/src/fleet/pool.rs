@@ -7,6 +7,7 @@ use crate::glob::Glob;
 use crate::shed::{GateHandle, PoolMember, QuotaHandle};
 
 use super::provider::ProviderState;
+use super::registry::ModelNames;
 use super::spec::WorkerSpec;
 
 /// One worker of the fleet.
@@ -18,6 +19,9 @@ pub struct FleetWorker {
     pub eligible: bool,
     /// `true` if its colour receives the pool's work. If not, even a pending connect is abandoned.
     pub active: bool,
+    /// Its discovery source is away: a new connection is used only after it answered for one of
+    /// these models.
+    pub expects: Option<ModelNames>,
     /// The quota of its provider, if it is external; kept across reloads.
     pub quota: Option<Arc<ProviderState>>,
 }

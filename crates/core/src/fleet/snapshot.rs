@@ -76,16 +76,18 @@ impl Fleet {
         let mut workers = Vec::new();
         for spec in specs {
             let (eligible, active) = (standing.allows(&spec), standing.has_active_colour(&spec));
+            let expects = standing.unverified.get(&spec.id);
             // An unchanged worker keeps its `Arc`, and with it its connections.
-            let same = self
-                .by_id
-                .get(&spec.id)
-                .filter(|known| (known.eligible, known.active) == (eligible, active) && known.spec == spec);
+            let same = self.by_id.get(&spec.id).filter(|known| {
+                (known.eligible, known.active) == (eligible, active)
+                    && known.expects.as_ref() == expects
+                    && known.spec == spec
+            });
             let worker = match same {
                 Some(same) => Arc::clone(same),
                 None => {
                     let quota = self.quota(&spec);
-                    Arc::new(FleetWorker { spec, eligible, active, quota })
+                    Arc::new(FleetWorker { expects: expects.cloned(), spec, eligible, active, quota })
                 }
             };
             if !by_id.contains_key(&worker.spec.id) {

@@ -1,5 +1,6 @@
 //! A worker as an operator describes it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, Uri};
@@ -10,10 +11,13 @@ use super::provider::ProviderLimits;
 /// One worker, as configured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerSpec {
-    /// Unique; a metric label: `[A-Za-z0-9._-]{1,64}`.
+    /// Unique; a metric label: `[A-Za-z0-9._-]{1,64}`, or the id of a discovered worker.
     pub id: Arc<str>,
     /// `http` or `https`, host and port, and an optional path prefix without a slash at its end.
     pub url: Uri,
+    /// The address to connect to, if a discovery source found it; `None` to resolve the host of
+    /// `url`. The name stays in `url` for TLS and for the `Host` header.
+    pub address: Option<IpAddr>,
     /// The pool it belongs to.
     pub pool: Arc<str>,
     /// Models that it serves; `*` stands for any run of characters.

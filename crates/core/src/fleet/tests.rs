@@ -27,6 +27,7 @@ fn spec(id: &str, pool: &str, model: &str) -> WorkerSpec {
         colour: Arc::from("blue"),
         headers: HeaderMap::new(),
         external: None,
+        address: None,
         http2: None,
     }
 }

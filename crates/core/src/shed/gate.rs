@@ -19,6 +19,7 @@ use super::ask::{Affinity, PermitRequest};
 use super::callers::WaiterId;
 use super::displace::Displaced;
 use super::drain::DrainEstimate;
+use super::ejected_memory::EjectedMemory;
 use super::fair_queue::{FairQueue, TriedWorkers};
 use super::permit_record::{PermitId, PermitRecord};
 use super::pick::{Candidate, Pick};
@@ -93,6 +94,8 @@ pub struct Gate {
     /// The prompts that each worker has read.
     pub(super) prefixes: PrefixIndex,
     pub(super) cached: PrefixTally,
+    /// Ejections of workers that were removed.
+    pub(super) ejected: EjectedMemory,
     /// Totals over the workers.
     pub(super) roll: PoolSums,
 }
@@ -123,6 +126,7 @@ impl Gate {
             options: Vec::new(),
             prefixes: PrefixIndex::default(),
             cached: PrefixTally::default(),
+            ejected: EjectedMemory::default(),
             roll: PoolSums::default(),
         }
     }

@@ -21,6 +21,7 @@ mod callers;
 mod contest;
 mod displace;
 mod drain;
+mod ejected_memory;
 mod ejection;
 mod fair_queue;
 mod gate;

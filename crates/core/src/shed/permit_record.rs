@@ -460,7 +460,9 @@ impl Gate {
             worker.flow.uncount(permit.load.sequences, permit.flowed_in, now);
             worker.ledger.vacate(permit.class as usize, &permit.load, permit.prefilled);
         }
-        place.take_if(|worker| worker.is_gone());
+        if let Some(gone) = place.take_if(|worker| worker.is_gone()) {
+            self.ejected.remember(&gone);
+        }
         self.update_sums(permit.worker, now);
     }
 

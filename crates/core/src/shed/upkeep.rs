@@ -39,7 +39,10 @@ impl Gate {
                 worker.reconfigure(member, &before, &self.settings);
                 continue;
             }
-            let worker = GateWorker::new(member, &self.settings);
+            let mut worker = GateWorker::new(member, &self.settings);
+            if let Some(ejection) = self.ejected.take(&worker.member.id) {
+                worker.aside = ejection;
+            }
             match self.workers.iter().position(Option::is_none) {
                 Some(free) => {
                     self.prefixes.forget(free);
@@ -51,7 +54,8 @@ impl Gate {
             }
         }
         for (place, worker) in self.workers.iter_mut().enumerate() {
-            if worker.take_if(|worker| worker.is_gone()).is_some() {
+            if let Some(gone) = worker.take_if(|worker| worker.is_gone()) {
+                self.ejected.remember(&gone);
                 self.prefixes.forget(place);
             }
         }

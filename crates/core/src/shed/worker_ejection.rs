@@ -178,6 +178,11 @@ impl WorkerEjection {
         self.trial.take_if(|trial| *trial == id);
     }
 
+    /// Returns the same without the trial in flight.
+    pub(super) const fn without_trial(self) -> Self {
+        Self { trial: None, ..self }
+    }
+
     /// Returns `true` if this request is the trial.
     pub(super) fn is_trial(&self, id: PermitId) -> bool {
         self.trial == Some(id)

@@ -130,9 +130,11 @@ pub(super) fn changes(before: &GatewayView, after: &GatewayView) -> Vec<FleetCha
         let what = if after.maintenance { "closed for maintenance" } else { "open again after maintenance" };
         gateway(what.to_owned());
     }
-    for (what, before, after) in
-        [("heartbeats", before.feed, after.feed), ("Redis", before.redis, after.redis)]
-    {
+    for (what, before, after) in [
+        ("heartbeats", before.feed, after.feed),
+        ("discovery", sources(before), sources(after)),
+        ("Redis", before.redis, after.redis),
+    ] {
         match (before, after) {
             (Some(true) | None, Some(false)) => gateway(format!("{what}: lost")),
             (Some(false), Some(true)) => gateway(format!("{what}: back")),
@@ -227,10 +229,16 @@ fn tell<'a>(turn: WorkerEvent, places: impl Iterator<Item = EventPlace<'a>>, cha
     }
 }
 
+/// Returns `true` if all discovery sources answer; `None` without any.
+fn sources(view: &GatewayView) -> Option<bool> {
+    let all = view.discovery.iter().all(|source| source.away.is_empty());
+    (!view.discovery.is_empty()).then_some(all)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::HeartbeatView;
+    use crate::view::{HeartbeatView, SourceView};
 
     fn told(changes: Vec<FleetChange>) -> Vec<String> {
         changes.iter().map(FleetChange::to_string).collect()
@@ -275,6 +283,7 @@ mod tests {
         after.maintenance = true;
         after.phase = "draining".into();
         after.feed = Some(false);
+        after.discovery = vec![SourceView { away: vec!["a".into()], ..SourceView::default() }];
         after.reloads = (1, 1);
         assert_eq!(
             told(changes(&before, &after)),
@@ -282,6 +291,7 @@ mod tests {
                 "the gateway is draining",
                 "closed for maintenance",
                 "heartbeats: lost",
+                "discovery: lost",
                 "settings reloaded",
                 "changed settings refused; the log says why",
                 "pool chat: active colour is now green",

@@ -77,6 +77,7 @@ export const shared = (table, scene) => {
     ["Gateway", scene.maintenance ? make("span", { class: "red" }, "closed for maintenance") : scene.phase],
     ["Redis", state(scene.redis, "reachable", "does not answer", "not used")],
     ["Heartbeats of workers", state(scene.feed, "received", "lost; keeping the last known fleet", "not used")],
+    ["Discovery of workers", state(scene.discovery.length > 0 ? scene.discovery.every((source) => source.away.length === 0) : null, "answers", "does not answer; keeping the last known fleet", "not used")],
     ["Gateways", `${scene.gateways}`],
     ["Connections", `${scene.connections}`],
     ["Request bodies in memory", `${tenths(scene.buffered_bytes / 1024)} KiB`],

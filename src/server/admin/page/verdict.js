@@ -53,6 +53,7 @@ const scarcity = (points) => {
 const shared = (scene) => {
   if (scene.redis === false) return ["strained", "Redis does not answer; the gateway continues without it."];
   if (scene.feed === false) return ["strained", "No heartbeats arrive; the gateway keeps the last known fleet."];
+  if (scene.discovery.some((source) => source.away.length > 0)) return ["strained", "A discovery source does not answer; its workers stay as they were."];
   return undefined;
 };
 

@@ -58,6 +58,11 @@ impl FeedClock {
         self.last.is_some_and(|last| self.gap(last, now) <= GAP)
     }
 
+    /// Returns the time since the last sign of life; `None` if there was none.
+    pub(super) fn age(&self, now: Nanos) -> Option<Duration> {
+        self.last.map(|last| self.gap(last, now))
+    }
+
     pub(super) const fn time(&self) -> Duration {
         self.ran
     }

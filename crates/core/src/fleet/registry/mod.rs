@@ -1,7 +1,7 @@
-//! The worker registry: workers from the settings and from heartbeats.
+//! The worker registry: workers from the settings, from heartbeats and from discovery sources.
 //!
 //! Configured workers are always present; others join with their first heartbeat and are removed
-//! after a long silence. The registry is pure: it takes texts and times, and returns the workers
+//! after a long silence, or come and go with the sets of discovery sources (`discovered`). The registry is pure: it takes texts and times, and returns the workers
 //! for the next fleet snapshot and a report on each.
 //!
 //! * **Trust.** A heartbeat may add a worker on an allowed host, and may lower the load of any
@@ -12,27 +12,36 @@
 //! * **Trade-off.** Order is by `seq` within a `boot`; between boots the last received wins, and
 //!   earlier ones are rejected. A replayed text of a boot never seen here looks new.
 
+mod discovered;
+#[cfg(test)]
+mod discovered_tests;
 mod feed_clock;
 mod heartbeat_refusal;
 mod members;
 mod queue_workers;
 mod report;
+mod scraped;
 #[cfg(test)]
 mod tests;
 
+pub use discovered::{ModelNames, UnnamedWorker};
 pub use feed_clock::GAP;
 pub use heartbeat_refusal::HeartbeatRefusal;
 pub use members::QueueMember;
 pub use report::WorkerReport;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Uri};
 
+use self::discovered::DiscoveredWorkers;
 use self::feed_clock::FeedClock;
+use self::scraped::Scraped;
 use super::address::{AllowedHosts, permits};
+use super::discovery::TargetSettings;
 use super::heartbeat::{DesiredState, Heartbeat, SigningKey, unsealed};
 use super::side;
 use super::spec::WorkerSpec;
@@ -48,18 +57,27 @@ const AHEAD: Duration = Duration::from_secs(60);
 /// Silence until a worker is removed, at least ten intervals. Until then it is shown as red.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// The operator's settings for heartbeats.
+/// The operator's settings for workers that are not configured one by one.
 #[derive(Clone, Debug, Default)]
 pub struct RegistrySettings {
     /// The Redis channel that they come on; part of the signed text.
     pub channel: Arc<str>,
     /// The key they must be signed with, if any.
     pub key: Option<SigningKey>,
-    /// The hosts that they may name.
+    /// The hosts that they, and discovery sources, may name.
     pub allow: Vec<AllowedHosts>,
+    /// Headers for workers that are not configured, by their hosts; the first entry that covers a
+    /// worker holds. Sensitive.
+    pub headers: Vec<(AllowedHosts, HeaderMap)>,
     /// `true` if workers take their work from a queue. Then the gateway does not connect to them,
     /// and treats all workers of one colour of a pool as one.
     pub queue: bool,
+    /// What discovery sources follow.
+    pub targets: Vec<TargetSettings>,
+    /// How long a source may answer that there are no workers before the last ones are removed.
+    pub empty_grace: Duration,
+    /// Configured workers whose health and metrics the gateway reads.
+    pub scraped: BTreeSet<Arc<str>>,
 }
 
 /// How a heartbeat was received.
@@ -78,6 +96,9 @@ pub struct RegistryRevision {
     pub revision: u64,
     /// Workers that get no new requests.
     pub held: BTreeSet<Arc<str>>,
+    /// Workers whose discovery source is away: a new connection is used only after it answered for
+    /// one of these models.
+    pub unverified: BTreeMap<Arc<str>, ModelNames>,
 }
 
 /// A worker that sent a heartbeat.
@@ -103,6 +124,10 @@ pub struct WorkerRegistry {
     /// Pools in which only one version of a colour takes work: the colour and the version.
     named: NamedVersions,
     pulse: FeedClock,
+    /// Time without pauses of this gateway.
+    process: FeedClock,
+    discovered: DiscoveredWorkers,
+    scraped: Scraped,
     /// When the last complete read of the stored heartbeats was requested.
     read: Option<Nanos>,
     revision: u64,
@@ -112,12 +137,17 @@ impl WorkerRegistry {
     /// Creates a registry of the configured workers.
     #[must_use]
     pub fn new(settings: RegistrySettings, configured: Vec<WorkerSpec>) -> Self {
+        let (process, mut discovered) = (FeedClock::default(), DiscoveredWorkers::default());
+        discovered.configure(&settings.targets, true, process.time());
         Self {
             settings,
             configured,
             known: HashMap::new(),
             named: NamedVersions::new(),
             pulse: FeedClock::default(),
+            process,
+            discovered,
+            scraped: Scraped::default(),
             read: None,
             revision: 0,
         }
@@ -126,7 +156,7 @@ impl WorkerRegistry {
     /// Excludes the time in which the gateway itself was late.
     #[must_use]
     pub fn with_lag(self, lag: Lag) -> Self {
-        Self { pulse: FeedClock::with_lag(lag), ..self }
+        Self { pulse: FeedClock::with_lag(lag.clone()), process: FeedClock::with_lag(lag), ..self }
     }
 
     /// Applies new settings. Workers that they no longer allow are removed.
@@ -141,7 +171,14 @@ impl WorkerRegistry {
             }
             None => now.contains(id) && before.contains(id),
         });
+        self.discovered.configure(&settings.targets, false, self.process.time());
         (self.settings, self.configured) = (settings, fixed);
+        self.revision += 1;
+    }
+
+    /// Forgets all heartbeats: they are no longer read.
+    pub fn forget_heartbeats(&mut self) {
+        self.known.clear();
         self.revision += 1;
     }
 
@@ -169,6 +206,12 @@ impl WorkerRegistry {
     #[must_use]
     pub fn feed_works(&self, now: Nanos) -> bool {
         self.pulse.works(now)
+    }
+
+    /// Returns the time since the heartbeat feed last gave a sign of life; `None` before the first.
+    #[must_use]
+    pub fn feed_age(&self, now: Nanos) -> Option<Duration> {
+        self.pulse.age(now)
     }
 
     /// Records that all stored heartbeats were read; the read was requested at `at`.
@@ -223,9 +266,22 @@ impl WorkerRegistry {
         Ok(true)
     }
 
-    /// Returns the workers: configured ones first, then the others by id.
+    /// Returns the workers: configured ones first, then those that send heartbeats by id, then
+    /// those that discovery sources report.
     #[must_use]
     pub fn specs(&self) -> Vec<WorkerSpec> {
+        let mut specs = self.told_specs();
+        if !self.settings.queue {
+            specs.extend(self.discovered_specs(&specs));
+            for spec in &mut specs {
+                self.scraped.complete(spec);
+            }
+        }
+        specs
+    }
+
+    /// Returns the workers that are configured or send heartbeats.
+    fn told_specs(&self) -> Vec<WorkerSpec> {
         let fixed = self.configured.iter().map(|spec| {
             let said = self.known.get(&spec.id).map(|heard| &heard.beat);
             WorkerSpec {
@@ -262,9 +318,11 @@ impl WorkerRegistry {
             .iter()
             .filter(|spec| !self.known.contains_key(&spec.id) && self.is_other_version(spec, None))
             .map(|spec| Arc::clone(&spec.id));
+        let held = held.map(|report| Arc::clone(&report.beat.worker)).chain(silent);
         RegistryRevision {
             revision: self.revision,
-            held: held.map(|report| Arc::clone(&report.beat.worker)).chain(silent).collect(),
+            held: held.chain(self.discovered_held()).collect(),
+            unverified: self.unverified(),
         }
     }
 
@@ -295,6 +353,7 @@ impl WorkerRegistry {
         let now = self.pulse.time();
         let reported = |heard: &HeardWorker| WorkerReport::new(&heard.beat, now.saturating_sub(heard.at));
         let mut reports: Vec<WorkerReport> = self.known.values().map(reported).collect();
+        reports.extend(self.scraped.reports(self.process.time(), |id| self.known.contains_key(id)));
         // In a queue each version has its own jobs, so the others need not be held.
         if !self.settings.queue && !self.named.is_empty() {
             for report in &mut reports {
@@ -309,23 +368,24 @@ impl WorkerRegistry {
         if !reports.iter().any(WorkerReport::is_unfit_by_check) {
             return reports;
         }
-        let pools: HashMap<&Arc<str>, &Arc<str>> = self
-            .configured
+        let specs: Vec<WorkerSpec> = if self.settings.queue {
+            self.known.values().filter_map(|heard| heard.spec.clone()).collect()
+        } else {
+            self.specs()
+        };
+        let pools: HashMap<&Arc<str>, &Arc<str>> = specs.iter().map(|spec| (&spec.id, &spec.pool)).collect();
+        // Workers without a report can serve as well, unless their discovery source says otherwise.
+        let gone: HashSet<Arc<str>> = self.discovered_held().into_iter().collect();
+        let reported: HashSet<&Arc<str>> = reports.iter().map(|report| &report.beat.worker).collect();
+        let mut able: HashSet<&Arc<str>> = specs
             .iter()
-            .chain(self.known.values().filter_map(|heard| heard.spec.as_ref()))
-            .map(|spec| (&spec.id, &spec.pool))
-            .collect();
-        // Configured workers without heartbeats can serve as well.
-        let mut able: HashSet<&Arc<str>> = self
-            .configured
-            .iter()
-            .filter(|spec| !self.known.contains_key(&spec.id))
+            .filter(|spec| !reported.contains(&spec.id) && !gone.contains(&spec.id))
             .map(|spec| &spec.pool)
             .collect();
         able.extend(
             reports
                 .iter()
-                .filter(|report| report.is_able())
+                .filter(|report| report.is_able() && !gone.contains(&report.beat.worker))
                 .filter_map(|report| pools.get(&report.beat.worker)),
         );
         for report in &mut reports {
@@ -383,21 +443,24 @@ impl WorkerRegistry {
         Ok(Some(spec))
     }
 
-    /// Builds the description of a worker that is not configured. A heartbeat never sets headers.
+    /// Builds the description of a worker that is not configured. A heartbeat never sets headers: the
+    /// settings may name some for its host.
     fn described(&self, beat: &Heartbeat, url: &Uri, colour: Arc<str>) -> WorkerSpec {
         let word = |said: &Option<Arc<str>>, default: &str| said.clone().unwrap_or_else(|| default.into());
         let pool = word(&beat.pool, "default");
         // A worker that joins a configured pool serves the pool's model, unless it names another.
         let models = self.configured.iter().filter(|spec| spec.pool == pool).map(|spec| &*spec.model);
+        let covering = self.settings.headers.iter().find(|(hosts, _)| permits(from_ref(hosts), url));
         WorkerSpec {
             id: Arc::clone(&beat.worker),
             url: url.clone(),
+            address: None,
             model: word(&beat.model, models.last().unwrap_or("*")),
             pool,
             slots: beat.slots,
             kv_tokens: beat.kv_tokens,
             colour,
-            headers: HeaderMap::new(),
+            headers: covering.map(|(_, headers)| headers.clone()).unwrap_or_default(),
             external: None,
             http2: None,
         }

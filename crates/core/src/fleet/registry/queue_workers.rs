@@ -69,6 +69,7 @@ pub(super) fn specs<'a>(
                 colour,
                 headers: HeaderMap::new(),
                 external: None,
+                address: None,
                 http2: None,
             });
     }
@@ -131,6 +132,7 @@ fn together(id: Arc<str>, workers: &[(WorkerReport, &WorkerSpec)]) -> Option<Wor
         light: reports().map(|report| report.light).max().unwrap_or(Light::Red),
         weight: able / all.max(f64::MIN_POSITIVE),
         held,
+        scraped: false,
     })
 }
 

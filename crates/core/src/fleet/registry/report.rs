@@ -26,6 +26,8 @@ pub struct WorkerReport {
     pub weight: f64,
     /// `true` if its state or a check bars new requests, whatever the gateway measures.
     pub held: bool,
+    /// `true` if this gateway read it from the worker: then it is no heartbeat.
+    pub scraped: bool,
 }
 
 /// A worker that answered the gateway itself within this time cannot be gone.
@@ -37,7 +39,14 @@ impl WorkerReport {
     pub(super) fn new(beat: &Arc<Heartbeat>, age: Duration) -> Self {
         let light = light(beat, intervals(beat, age));
         let weight = weight(beat, intervals(beat, age));
-        Self { beat: Arc::clone(beat), age, light, weight, held: beat.state != DesiredState::Ready }
+        Self {
+            beat: Arc::clone(beat),
+            age,
+            light,
+            weight,
+            held: beat.state != DesiredState::Ready,
+            scraped: false,
+        }
     }
 
     /// Returns the age of its heartbeat in intervals; `None` if draining, which announces silence.

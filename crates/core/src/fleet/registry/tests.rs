@@ -17,6 +17,7 @@ fn fixed(id: &str, url: &str) -> WorkerSpec {
         colour: "blue".into(),
         headers: HeaderMap::new(),
         external: None,
+        address: None,
         http2: None,
     }
 }
@@ -33,7 +34,7 @@ impl Stage {
             channel: "dam:health".into(),
             key: None,
             allow: vec![AllowedHosts::read("10.0.0.0/8").unwrap()],
-            queue: false,
+            ..RegistrySettings::default()
         };
         Self::with(settings, fixed)
     }

@@ -250,3 +250,28 @@ fn observed_workers_are_shown_and_keep_their_work() {
         assert_eq!(troubles(&gate, at(1)), [None; 2], "a success ends it");
     }
 }
+
+#[test]
+fn leaving_and_coming_back_ends_no_ejection() {
+    let mut gate = of(3);
+    for n in 0..5 {
+        fails_alone(&mut gate, "w1", WorkerFailure::Error, at(n));
+    }
+    let members: Vec<_> = (1..=3).map(|number| member(&format!("w{number}"), 8)).collect();
+    gate.rebuild(gate.settings.clone(), members[1..].to_vec(), at(10));
+    assert_eq!(gate.snapshot(at(10)).workers.len(), 2);
+    gate.rebuild(gate.settings.clone(), members.clone(), at(20));
+    let of_w1 = |gate: &Gate, now: Nanos| {
+        let snapshot = gate.snapshot(now);
+        let w1 = snapshot.workers.iter().find(|worker| &*worker.id == "w1").unwrap();
+        (w1.trouble, w1.reachable)
+    };
+    assert_eq!(of_w1(&gate, at(20)), (Some(WorkerTrouble::Ejected), false));
+    assert!(of_w1(&gate, at(6000)).1, "it is tried when its time is over");
+    serves(&mut gate, "w1", "a", at(6000));
+    assert_eq!(of_w1(&gate, at(6010)), (None, true));
+    // What is over is not remembered.
+    gate.rebuild(gate.settings.clone(), members[1..].to_vec(), at(6020));
+    gate.rebuild(gate.settings.clone(), members, at(6030));
+    assert_eq!(of_w1(&gate, at(6030)), (None, true));
+}

@@ -1,4 +1,4 @@
-//! Parses Prometheus' text format, as far as the agent needs it.
+//! Parses Prometheus' text format, as far as it is needed here.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ pub(super) struct SeriesSample<'a> {
 }
 
 impl<'a> SeriesSample<'a> {
-    /// Returns a label's value, not unescaped: the labels that the agent needs have no escapes.
+    /// Returns a label's value, not unescaped: the labels that are needed have no escapes.
     pub(super) fn label(&self, name: &str) -> Option<&'a str> {
         labels(self.labels).find(|(label, _)| *label == name).map(|(_, value)| value)
     }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::text::Scrape;
 use super::window::HistogramWindow;
 
-/// Value that the agent reads from a worker.
+/// Value that is read from a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Signal {
     Running,
@@ -87,18 +87,25 @@ const VLLM_CACHE: &str = "vllm:cache_config_info";
 
 /// Values of one scrape. Latencies are in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct EngineSignals {
-    pub(super) running: Option<u32>,
-    pub(super) waiting: Option<u32>,
-    pub(super) kv_used: Option<f64>,
-    pub(super) kv_tokens: Option<u64>,
-    pub(super) ttft: Option<f64>,
-    pub(super) itl: Option<f64>,
+pub struct EngineSignals {
+    /// Requests it decodes now.
+    pub running: Option<u32>,
+    /// Requests it has queued.
+    pub waiting: Option<u32>,
+    /// Share of its KV cache in use, 0…1.
+    pub kv_used: Option<f64>,
+    /// Tokens its KV cache holds.
+    pub kv_tokens: Option<u64>,
+    /// 90th percentile of its recent times to first token, in seconds.
+    pub ttft: Option<f64>,
+    /// 90th percentile of its recent times between tokens, in seconds.
+    pub itl: Option<f64>,
 }
 
 impl EngineSignals {
     /// Returns `true` if no signal was found.
-    pub(super) fn is_empty(&self) -> bool {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }

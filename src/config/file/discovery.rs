@@ -1,0 +1,95 @@
+//! Discovery of workers by names, and what the gateway reads from workers.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::syntax::{Glob, Host, Id, Text, UrlPath};
+use crate::discovery::AddressFamily;
+
+/// What adds, updates and removes workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DiscoveryName {
+    /// only the workers in `static` exist
+    None,
+    /// heartbeats over Redis
+    Redis,
+    /// the addresses of the names in `dns`
+    Dns,
+}
+
+/// A name whose addresses are workers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DnsSection {
+    /// The name. Each address (A, AAAA) is a worker; without `port`, each host of the service (SRV).
+    pub name: Text<Host>,
+    /// Port of the workers.
+    #[schemars(range(min = 1, max = 65535), extend("x-default" = "from the SRV records of the name"))]
+    pub port: Option<u16>,
+    /// Pool of the workers. All workers of a pool serve the same model.
+    #[serde(default = "default_pool")]
+    pub pool: Text<Id>,
+    /// Pattern for the models that the workers serve.
+    #[schemars(extend("x-default" = "the first name that each lists at `/v1/models`"))]
+    pub model: Option<Text<Glob>>,
+    /// Blue/green side of the workers.
+    #[serde(default = "blue")]
+    pub colour: Text<Id>,
+    /// Number of requests that each worker decodes at once.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "unknown, unless llama.cpp reports it"))]
+    pub slots: Option<u32>,
+    /// Whether the workers are reached over TLS. Their certificates must be for the name.
+    #[serde(default)]
+    pub https: bool,
+    /// Which addresses are used.
+    #[serde(default)]
+    pub family: AddressFamily,
+    /// Maximum time between two lookups. An answer that holds for less is renewed sooner.
+    #[serde(default = "refresh")]
+    pub refresh: Text<Duration>,
+    /// Whether the gateway reads the health and the metrics of the workers.
+    #[serde(default = "yes")]
+    pub scrape: bool,
+}
+
+pub(super) fn default_pool() -> Text<Id> {
+    Text(Id("default".into()))
+}
+
+pub(super) fn blue() -> Text<Id> {
+    Text(Id("blue".into()))
+}
+
+fn refresh() -> Text<Duration> {
+    Text(Duration::from_secs(5))
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// How the gateway reads health and metrics of workers. A path that a worker does not have (404) is
+/// not read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScrapeSection {
+    /// Time between two readings of a worker.
+    pub interval: Text<Duration>,
+    /// Path of the Prometheus metrics of vLLM, SGLang, llama.cpp or TGI.
+    pub path: Text<UrlPath>,
+    /// Path that answers 200 while the worker is healthy.
+    pub health: Text<UrlPath>,
+}
+
+impl Default for ScrapeSection {
+    fn default() -> Self {
+        Self {
+            interval: Text(Duration::from_secs(1)),
+            path: Text(UrlPath("/metrics".into())),
+            health: Text(UrlPath("/health".into())),
+        }
+    }
+}

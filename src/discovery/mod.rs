@@ -1,0 +1,57 @@
+//! Discovery sources: who the workers are, read from where they are run.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `handle` | through which a source hands its sets to the worker registry |
+//! | `dns` | names: every address is a worker |
+//! | `models` | asks workers which models they serve |
+//! | `reading` | reads the health and metrics of workers |
+//!
+//! One task follows each target of the settings; `app` starts and ends them. Sources only report.
+//! The registry (`fleet::registry`) decides what follows: which addresses are allowed, what an empty
+//! answer means, and what holds while a source is away.
+
+mod dns;
+mod handle;
+mod models;
+mod reading;
+
+pub use dns::{AddressFamily, DnsTarget};
+pub use handle::{DiscoveryContext, TargetHandle, TlsSource};
+pub use models::ask_models;
+pub use reading::{ScrapeSettings, read_workers};
+
+use crate::fleet::discovery::TargetSettings;
+
+/// A target with the settings of its source.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SourceTarget {
+    /// Addresses of a name.
+    Dns(DnsTarget),
+}
+
+impl SourceTarget {
+    /// Returns the settings that the registry needs.
+    #[must_use]
+    pub const fn settings(&self) -> &TargetSettings {
+        match self {
+            Self::Dns(target) => &target.settings,
+        }
+    }
+
+    /// Returns `true` if its workers are reached over TLS.
+    #[must_use]
+    pub const fn is_https(&self) -> bool {
+        match self {
+            Self::Dns(target) => target.https,
+        }
+    }
+
+    /// Follows the target until dropped.
+    pub async fn follow(self, context: DiscoveryContext) {
+        let handle = TargetHandle::new(self.settings().id.clone(), context);
+        match self {
+            Self::Dns(target) => dns::follow(target, handle).await,
+        }
+    }
+}
