@@ -58,6 +58,7 @@ fn gate() -> Gate {
         kv_tokens: None,
         eligible: true,
         external: None,
+        canary: false,
     };
     gate.rebuild(settings, (0..WORKERS).map(member).collect(), Nanos::ZERO);
     gate

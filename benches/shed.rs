@@ -34,6 +34,7 @@ fn gate(workers: usize, queue_wait: Duration) -> Gate {
         kv_tokens: Some(1 << 20),
         eligible: true,
         external: None,
+        canary: false,
     };
     gate.rebuild(settings(queue_wait), (0..workers).map(member).collect(), Nanos::ZERO);
     gate

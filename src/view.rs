@@ -81,6 +81,9 @@ pub struct PoolView {
     pub workers: Vec<WorkerView>,
     /// Processes that take the jobs of its queue and are none of its workers; `None` without a queue.
     pub strangers: Option<Vec<StrangerView>>,
+    /// The canary under way, or the last one that this gateway judged.
+    #[serde(default)]
+    pub canary: Option<CanaryView>,
 }
 
 /// Asynchronous jobs that wait.
@@ -101,6 +104,79 @@ pub struct FactorView {
     pub measured: f64,
     /// Numbers of workers at which it was measured.
     pub workers: Vec<u32>,
+}
+
+/// A side on trial beside the active one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CanaryView {
+    /// Epoch of the switch that began it.
+    pub epoch: u64,
+    /// The side that was active before.
+    pub old: Arc<str>,
+    /// The side on trial.
+    pub new: Arc<str>,
+    /// The share of the requests that it gets, 0…1.
+    pub share: f64,
+    /// How it stands.
+    pub state: CanaryState,
+    /// Why it ended.
+    #[serde(default)]
+    pub why: Option<Arc<str>>,
+    /// `true` if this gateway judges it. Otherwise the counts are of this gateway alone.
+    pub judged_here: bool,
+    /// Time after which it is judged, in milliseconds; extended until there are enough answers.
+    pub judge_ms: u64,
+    /// Time since it began, without that in which Redis did not answer, in milliseconds.
+    pub elapsed_ms: u64,
+    /// Number of gateways whose counts are in the sums.
+    pub gateways: usize,
+    /// What became of the requests of the old side.
+    pub usual: SideView,
+    /// What became of those of the side on trial.
+    pub canary: SideView,
+}
+
+/// How a canary stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CanaryState {
+    /// It gets its share.
+    #[default]
+    UnderWay,
+    /// It gets everything.
+    Promoted,
+    /// The old side gets everything.
+    Reverted,
+    /// The old side gets everything, as there were too few requests to judge.
+    NoData,
+}
+
+impl CanaryState {
+    /// Returns the name, as in JSON and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnderWay => "under_way",
+            Self::Promoted => "promoted",
+            Self::Reverted => "reverted",
+            Self::NoData => "no_data",
+        }
+    }
+}
+
+/// What became of the requests of one side of a canary.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SideView {
+    /// Requests that have ended.
+    pub offered: u64,
+    /// Of these, answered or failed by its own workers.
+    pub answers: u64,
+    /// Answered in time.
+    pub good: u64,
+    /// Failed, or answered with an error.
+    pub failed: u64,
+    /// Geometric mean of the times to the first token, in milliseconds.
+    pub ttft_ms: Option<f64>,
 }
 
 /// A worker of a pool.

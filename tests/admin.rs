@@ -14,9 +14,11 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use traffic_dam::server::admin::live::{Live, SecondPoint};
-use traffic_dam::server::admin::{Admin, AdminSettings, AdminSource, Explanation, Switched, Token};
+use traffic_dam::server::admin::{
+    Admin, AdminSettings, AdminSource, Explanation, SwitchRequest, Switched, Token,
+};
 use traffic_dam::server::{Drain, DrainPhase, ListenerBounds, serve};
-use traffic_dam::view::GatewayView;
+use traffic_dam::view::{CanaryView, GatewayView};
 
 #[derive(Default)]
 struct Source {
@@ -49,14 +51,14 @@ impl AdminSource for Source {
         self.maintenance.store(on, Ordering::SeqCst);
     }
 
-    fn set_active(
-        &self,
-        pool: String,
-        colour: String,
-        _version: Option<String>,
-    ) -> Pin<Box<dyn Future<Output = Switched> + Send>> {
+    fn set_active(&self, request: SwitchRequest) -> Pin<Box<dyn Future<Output = Switched> + Send>> {
         Box::pin(async move {
-            match (&*pool, &*colour) {
+            match (&*request.pool, &*request.colour) {
+                ("chat", "green") if request.canary.is_some() => Switched::Canary { epoch: 9 },
+                ("chat", "busy") if !request.force => Switched::UnderWay,
+                ("chat", "busy") => Switched::Everywhere { epoch: 10 },
+                ("chat", "cold") => Switched::NotReady,
+                ("chat", "blue") => Switched::NotBeside,
                 ("chat", "green") => Switched::Everywhere { epoch: 7 },
                 ("chat", "slow") => Switched::Partly { epoch: 8 },
                 ("chat", "down") => Switched::Unavailable,
@@ -64,6 +66,20 @@ impl AdminSource for Source {
                 _ => Switched::NoPool,
             }
         })
+    }
+
+    fn canary(&self, pool: &str) -> Option<CanaryView> {
+        let view = CanaryView { epoch: 9, new: "green".into(), share: 0.05, ..CanaryView::default() };
+        (pool == "chat").then_some(view)
+    }
+
+    fn attend_canary(&self, pool: &str, epoch: u64) -> Option<CanaryView> {
+        self.canary(pool).filter(|canary| canary.epoch == epoch)
+    }
+
+    fn end_canary(&self, pool: String) -> Pin<Box<dyn Future<Output = Switched> + Send>> {
+        let ended = if pool == "chat" { Switched::Cancelled } else { Switched::NoCanary };
+        Box::pin(std::future::ready(ended))
     }
 
     fn explain(&self, query: String) -> Explanation {
@@ -287,6 +303,11 @@ async fn a_switch_of_colours_is_told_as_it_came_out() {
     for (pool, body, status, code) in [
         ("chat", "{\"colour\":\"down\"}", 503, "redis_unavailable"),
         ("chat", "{\"colour\":\"red\"}", 409, "no_such_colour"),
+        ("chat", "{\"colour\":\"cold\"}", 409, "colour_not_ready"),
+        ("chat", "{\"colour\":\"busy\"}", 409, "canary_under_way"),
+        ("chat", "{\"colour\":\"blue\",\"canary\":\"5%\"}", 409, "no_other_colour"),
+        ("chat", "{\"colour\":\"green\",\"canary\":\"60%\"}", 400, "bad_request"),
+        ("chat", "{\"colour\":\"green\",\"judge\":60}", 400, "bad_request"),
         ("other", "{\"colour\":\"green\"}", 404, "no_such_pool"),
         ("chat", "{}", 400, "bad_request"),
         ("a/b", "{}", 404, "not_found"),
@@ -300,6 +321,39 @@ async fn a_switch_of_colours_is_told_as_it_came_out() {
         401
     );
     assert_eq!(send(addr, "GET /api/v1/pools/chat/active", &[], "").await.status, 405);
+    assert_eq!(put("chat", "{\"colour\":\"busy\",\"force\":true}").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_canary_is_begun_read_attended_and_ended() {
+    let addr = start(AdminSettings { hosts: vec!["localhost".to_owned()], ..AdminSettings::default() }).await;
+    let json = ["content-type: application/json"];
+    let call = async |method: &str, path: &str, body: &str| {
+        send(addr, &format!("{method} /api/v1/pools/{path}"), &json, body).await
+    };
+    let begun = call("PUT", "chat/active", r#"{"colour":"green","canary":"5%","judge":60}"#).await;
+    let view: Value = serde_json::from_str(&begun.body).unwrap();
+    assert_eq!((begun.status, &view["state"], &view["share"]), (202, &json!("under_way"), &json!(0.05)));
+    for (method, path, body, status) in [
+        ("GET", "chat/canary", "", 200),
+        ("GET", "other/canary", "", 404),
+        ("PUT", "chat/canary", "{\"epoch\":9}", 200),
+        ("PUT", "chat/canary", "{\"epoch\":8}", 404),
+        ("PUT", "chat/canary", "{}", 400),
+        ("DELETE", "chat/canary", "", 200),
+        ("DELETE", "other/canary", "", 404),
+        ("POST", "chat/canary", "{}", 405),
+    ] {
+        assert_eq!(call(method, path, body).await.status, status, "{method} {path} {body}");
+    }
+    let guarded = start(guarded()).await;
+    for (method, token, status) in
+        [("GET", "read-secret", 200), ("DELETE", "read-secret", 403), ("DELETE", "write-secret", 200)]
+    {
+        let field = format!("authorization: Bearer {token}");
+        let answer = send(guarded, &format!("{method} /api/v1/pools/chat/canary"), &[&field], "").await;
+        assert_eq!(answer.status, status, "{method} {token}");
+    }
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@
 mod again;
 #[path = "dam/agent.rs"]
 mod agent;
+#[path = "dam/canary.rs"]
+mod canary;
 #[path = "dam/claims.rs"]
 mod claims;
 #[path = "dam/classes.rs"]

@@ -24,7 +24,7 @@ struct Twins {
 const TWINS: [Twins; 1] = [Twins {
     folder: "",
     reason: "every subcommand's arguments, in a file of its own",
-    names: &[("Arguments", 11)],
+    names: &[("Arguments", 12)],
 }];
 
 #[test]

@@ -155,13 +155,15 @@ def switches_by_keyboard_with_the_admin_token(browser):
     page = visit.open()
     page.keyboard.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
-    select, button = page.locator("form.switch select"), page.locator("form.switch button")
+    select, button = page.locator("form.switch select.colour"), page.locator("form.switch button")
     for _ in range(30):
         page.keyboard.press("Tab")
         if select.evaluate("(element) => element === document.activeElement"):
             break
     expect(select).to_be_focused()
     page.keyboard.press("g")
+    # Between them is the choice of a trial.
+    page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     # The update each second must not take the focus away.
     page.wait_for_timeout(2500)
@@ -174,12 +176,12 @@ def switches_by_keyboard_with_the_admin_token(browser):
     expect(page.locator("#ask-why")).to_have_text("This token cannot make changes. Enter the admin token.")
     page.keyboard.type(WRITE)
     page.keyboard.press("Enter")
-    expect(page.locator("form.switch [role=status]")).to_have_text("green is active at every gateway.")
+    expect(page.locator("#pools .switched")).to_have_text("green is active at every gateway.")
     expect(page.locator("#events")).to_contain_text("pool default: active colour is now green")
     # The page asks for the token only once.
     select.select_option("blue")
     button.click()
-    expect(page.locator("form.switch [role=status]")).to_have_text("blue is active at every gateway.")
+    expect(page.locator("#pools .switched")).to_have_text("blue is active at every gateway.")
     visit.close()
 
 
@@ -193,7 +195,7 @@ def write(path, body):
 def follows_a_switch_made_elsewhere(browser):
     visit = Visit(browser, viewport={"width": 1000, "height": 900})
     page = visit.open()
-    select, about = page.locator("form.switch select"), page.locator("#pools .about")
+    select, about = page.locator("form.switch select.colour"), page.locator("#pools .about")
     expect(select).to_have_value("blue")
     write("/api/v1/pools/default/active", {"colour": "green"})
     expect(select).to_have_value("green", timeout=PATIENCE)
@@ -204,6 +206,29 @@ def follows_a_switch_made_elsewhere(browser):
     expect(select).to_have_value("green")
     page.locator("form.switch button").focus()
     expect(select).to_have_value("blue", timeout=PATIENCE)
+    visit.close()
+
+
+def shows_a_canary_and_ends_it(browser):
+    visit = Visit(browser, WRITE, viewport={"width": 1000, "height": 900})
+    page = visit.open()
+    page.locator("form.switch select.colour").select_option("green")
+    page.locator("form.switch select.share").select_option("5%")
+    page.locator("form.switch button").click()
+    told, trial, end = page.locator("#pools .switched"), page.locator("#pools .trial p"), page.locator("#pools .trial button")
+    expect(told).to_have_text("The canary has begun.")
+    expect(trial).to_contain_text("Canary: green gets 5 % beside blue", timeout=PATIENCE)
+    expect(page.locator("#pools .about")).to_contain_text("blue is active")
+    expect(page.locator("#events")).to_contain_text("a canary began: green gets 5 % beside blue")
+    # A second switch is refused.
+    page.locator("form.switch select.share").select_option("")
+    page.locator("form.switch button").click()
+    expect(told).to_contain_text("Not switched: a canary of the pool is under way")
+    end.click()
+    expect(told).to_have_text("The canary was ended; the old side gets everything.")
+    expect(trial).to_contain_text("went back to blue", timeout=PATIENCE)
+    expect(end).to_be_hidden()
+    page.locator("form.switch select.colour").select_option("blue")
     visit.close()
 
 
@@ -422,6 +447,7 @@ def main():
         looks(browser, folder)
         switches_by_keyboard_with_the_admin_token(browser)
         follows_a_switch_made_elsewhere(browser)
+        shows_a_canary_and_ends_it(browser)
         says_what_became_of_maintenance_and_where(browser)
         shows_whose_clients_left(browser)
         judges(browser)

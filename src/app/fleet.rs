@@ -115,6 +115,11 @@ impl FleetSync {
         epochs.get(pool).copied().unwrap_or(0)
     }
 
+    /// Returns the name of this gateway among those that follow switches.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Signals news.
     pub(super) fn tell(&self) {
         self.changed.notify_one();
@@ -171,7 +176,7 @@ fn control(settings: &Settings) -> Arc<str> {
     settings.discovery.as_ref().map(|discovery| control_channel(&discovery.redis.prefix)).unwrap_or_default()
 }
 
-fn key(settings: &Settings) -> Option<SigningKey> {
+pub(super) fn key(settings: &Settings) -> Option<SigningKey> {
     settings.registry.key.clone()
 }
 

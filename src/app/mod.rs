@@ -4,6 +4,7 @@
 //! reload. A reload swaps in a new stack; a request ends in the stack in which it began.
 
 mod build;
+mod canaries;
 mod changes;
 mod colours;
 mod discovery;
@@ -35,6 +36,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
+use self::canaries::Canaries;
 use self::changes::Changes;
 use self::factor::Factors;
 use self::fleet::FleetSync;
@@ -84,6 +86,7 @@ struct AppInner {
     estimates: Arc<Estimator>,
     fleet: Arc<ArcSwap<Fleet>>,
     fleet_sync: FleetSync,
+    canaries: Canaries,
     pause_recovery: PauseRecovery,
     unserved: Arc<UnservedCallers>,
     /// Waiting jobs by pool, as last read from Redis.
@@ -180,6 +183,7 @@ impl App {
             estimates: Arc::clone(&state.estimates),
             fleet,
             fleet_sync,
+            canaries: Canaries::default(),
             pause_recovery: PauseRecovery::default(),
             unserved: Arc::clone(&state.unserved),
             backlog: Mutex::default(),

@@ -10,7 +10,8 @@ use crate::limit::rule::Rule;
 use crate::redis::callers::StoredCallers;
 use crate::redis::jobs::JobQueue;
 use crate::server::admin::live::Live as Shown;
-use crate::server::admin::{AdminSource, Changed, Explanation, LimitChange, Switched};
+use crate::server::admin::{AdminSource, Changed, Explanation, LimitChange, SwitchRequest, Switched};
+use crate::view::CanaryView;
 
 impl AdminSource for App {
     fn state(&self) -> Value {
@@ -57,14 +58,22 @@ impl AdminSource for App {
         self.0.maintenance.set_maintenance(on);
     }
 
-    fn set_active(
-        &self,
-        pool: String,
-        colour: String,
-        version: Option<String>,
-    ) -> Pin<Box<dyn Future<Output = Switched> + Send>> {
+    fn set_active(&self, request: SwitchRequest) -> Pin<Box<dyn Future<Output = Switched> + Send>> {
         let app = self.clone();
-        Box::pin(async move { app.switch(&pool, &colour, version.as_deref()).await })
+        Box::pin(async move { app.switch(&request).await })
+    }
+
+    fn canary(&self, pool: &str) -> Option<CanaryView> {
+        self.canary_view(pool)
+    }
+
+    fn attend_canary(&self, pool: &str, epoch: u64) -> Option<CanaryView> {
+        self.attend(pool, epoch)
+    }
+
+    fn end_canary(&self, pool: String) -> Pin<Box<dyn Future<Output = Switched> + Send>> {
+        let app = self.clone();
+        Box::pin(async move { app.cancel_canary(&pool).await })
     }
 
     fn explain(&self, query: String) -> Explanation {

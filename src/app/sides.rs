@@ -168,6 +168,7 @@ impl App {
             colour: Arc::clone(&side),
             version: None,
             chosen: true,
+            canary: None,
             epoch,
         };
         let told = async {

@@ -197,6 +197,7 @@ impl App {
                 versions: versions.map(|(_, colour, count)| (Arc::clone(colour), *count)).collect(),
                 workers,
                 strangers: self.strangers(&name, now),
+                canary: self.canary_view(&name),
                 name,
             }
         };

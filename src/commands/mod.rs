@@ -17,6 +17,7 @@ mod service_manager;
 mod settings_file;
 mod shell;
 mod simulate;
+mod switch;
 mod top;
 pub(crate) mod version;
 mod worker;
@@ -49,6 +50,10 @@ pub(crate) enum Command {
     Capacity(capacity::Arguments),
     /// Show a running gateway in the terminal, as its admin page does
     Top(top::Arguments),
+    /// Switch a pool to another colour, at once or after a canary
+    ///
+    /// Exit codes: 0 switched or promoted, 1 went back, 2 went back for want of requests, 3 nothing changed.
+    Switch(switch::Arguments),
     /// Check through the admin port that a running gateway is alive (for container health checks)
     Health(health::Arguments),
     /// Print the script for command line completion in a shell
@@ -91,6 +96,7 @@ pub(crate) fn run(command: Command, line: clap::Command, log: &log::Log) -> Exit
         Command::Report(arguments) => report::run(&arguments),
         Command::Capacity(arguments) => capacity::run(&arguments),
         Command::Top(arguments) => top::run(arguments),
+        Command::Switch(arguments) => switch::run(arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Completions(arguments) => shell::completions(&arguments, line),
         Command::Man(arguments) => shell::man(&arguments, line),

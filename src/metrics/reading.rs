@@ -10,7 +10,7 @@ use super::NAMESPACE;
 use super::described::{Described, MetricKind};
 use super::label::{LABEL_VALUES, OTHER};
 use crate::request::Class;
-use crate::view::{GatewayView, HeartbeatView, PoolView, WorkerView};
+use crate::view::{CanaryState, GatewayView, HeartbeatView, PoolView, WorkerView};
 
 /// Values of the label `kind`.
 pub(super) const FACTOR_KINDS: [&str; 2] = ["configured", "measured"];
@@ -116,6 +116,16 @@ impl StateGauges<'_> {
             "Versions among the queue workers of a colour; more than 1 share its jobs.",
             ["colour", "pool"],
             versions.take(LABEL_VALUES).map(|(pool, colour, count)| ([&**colour, &*pool.name], count as f64)),
+        );
+        let canaries = pools.iter().filter_map(|pool| {
+            let canary = pool.canary.as_ref().filter(|canary| canary.state == CanaryState::UnderWay)?;
+            Some((pool, canary))
+        });
+        self.write(
+            "canary_share",
+            "Share of the pool's requests that goes to a colour on trial, 0 to 1; absent without a canary.",
+            ["colour", "pool"],
+            canaries.take(LABEL_VALUES).map(|(pool, canary)| ([&*canary.new, &*pool.name], canary.share)),
         );
         self.write(
             "prefix_hit_ratio",

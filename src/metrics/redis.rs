@@ -66,6 +66,7 @@ pub struct RedisSeries {
     jobs: Family<[IntCounter; JobEnd::ALL.len()]>,
     side_changes: IntCounterVec,
     sides: Family<IntCounter>,
+    canary_ends: IntCounterVec,
     session_turns: [IntCounter; MOVED.len()],
     idempotency_keys: [IntCounter; KeyUse::ALL.len()],
 }
@@ -180,6 +181,11 @@ impl RedisSeries {
                 &["pool"],
             ),
             sides: Family::default(),
+            canary_ends: make.counters(
+                "canary_ends_total",
+                "Canaries of a pool that this gateway ended, by outcome: promoted, reverted, or no_data for too few requests.",
+                &["pool", "outcome"],
+            ),
             commands: RedisOp::ALL.map(|op| fixed(commands.get_metric_with_label_values(&[op.as_str()]))),
         }
     }
@@ -217,6 +223,11 @@ impl RedisSeries {
     pub fn side_change(&self, pool: &str) {
         let make = |pool: &str| fixed(self.side_changes.get_metric_with_label_values(&[pool]));
         self.sides.get(pool, make).inc();
+    }
+
+    /// Counts a canary of `pool` that this gateway ended; at most one a few seconds.
+    pub fn canary_end(&self, pool: &str, outcome: &str) {
+        fixed(self.canary_ends.get_metric_with_label_values(&[pool, outcome])).inc();
     }
 
     /// Records the duration of a command.

@@ -4,7 +4,7 @@ use crate::refusal::Reason;
 use crate::request::{Ending, SloOutcome};
 use crate::shed::PrefixFigures;
 use crate::view::{
-    FactorView, HeartbeatView, JobsView, PoolView, RuleView, SourceView, StrangerView, WorkerView,
+    CanaryView, FactorView, HeartbeatView, JobsView, PoolView, RuleView, SourceView, StrangerView, WorkerView,
 };
 
 fn lines(metrics: &Metrics, view: &GatewayView) -> Vec<String> {
@@ -135,6 +135,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         demand: 4,
         jobs: Some(JobsView { waiting: 5, oldest_ms: 2500 }),
         strangers: Some(vec![StrangerView::default()]),
+        canary: Some(CanaryView { new: "green".into(), share: 0.05, ..CanaryView::default() }),
         versions: [("blue".into(), 2)].into(),
         ceiling: Some(13.5),
         fleet_factor: Some(FactorView { configured: 0.83, measured: 0.7, workers: vec![1, 2] }),
@@ -163,6 +164,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         r#"traffic_dam_jobs_waiting{pool="default"} 5"#,
         r#"traffic_dam_jobs_oldest_seconds{pool="default"} 2.5"#,
         r#"traffic_dam_queue_strangers{pool="default"} 1"#,
+        r#"traffic_dam_canary_share{colour="green",pool="default"} 0.05"#,
         r#"traffic_dam_versions{colour="blue",pool="default"} 2"#,
         r#"traffic_dam_worker_kv_used{worker="w1"} 0.25"#,
         r#"traffic_dam_worker_heartbeat_age_seconds{worker="w1"} 1.5"#,

@@ -8,6 +8,7 @@
 //! locally or by the last known state.
 
 pub mod callers;
+pub mod canaries;
 pub mod changes;
 pub mod control;
 pub mod feed;

@@ -59,6 +59,13 @@ impl Worker {
         Self::start_with(loopback(), WorkerOptions { prefix_cache: true, ..fast(slots) })
     }
 
+    /// Returns a worker of visible speed, whose times are longer by this factor.
+    pub(crate) fn paced(slots: u32, factor: f64) -> Self {
+        let [base, token] = [10, 4].map(|millis| Duration::from_millis(millis).mul_f64(factor));
+        let options = WorkerOptions { prefill_base: base, token_time: token, ..fast(slots) };
+        Self::start_with(loopback(), options)
+    }
+
     pub(crate) fn start_at(addr: SocketAddr, slots: u32) -> Self {
         Self::start_with(addr, fast(slots))
     }

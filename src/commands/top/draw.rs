@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 use traffic_dam::fleet::Light;
 use traffic_dam::server::admin::live::{Frame, LiveEvent, SecondPoint};
-use traffic_dam::view::{GatewayView, PoolView, StrangerView, WorkerView};
+use traffic_dam::view::{CanaryState, GatewayView, PoolView, StrangerView, WorkerView};
 
 use super::timestamp::when;
 
@@ -256,7 +256,9 @@ fn titled<'a>(title: impl Into<Line<'a>>) -> Block<'a> {
 
 fn about(pool: &PoolView) -> String {
     let active = pool.active.as_ref().map_or_else(|| "every colour".to_owned(), ToString::to_string);
-    format!("{} ({active})", pool.name)
+    let canary = pool.canary.as_ref().filter(|canary| canary.state == CanaryState::UnderWay);
+    let canary = canary.map(|canary| format!(", {} % to {}", canary.share * 100.0, canary.new));
+    format!("{} ({active}{})", pool.name, canary.unwrap_or_default())
 }
 
 /// A process that takes the pool's jobs and is none of its workers.
@@ -305,7 +307,7 @@ mod tests {
     use super::*;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
-    use traffic_dam::view::{CallerView, HeartbeatView, RuleView};
+    use traffic_dam::view::{CallerView, CanaryView, HeartbeatView, RuleView};
 
     fn frame(whole: bool, at_ms: u64) -> Frame {
         let worker = WorkerView {
@@ -350,6 +352,7 @@ mod tests {
                     name: "chat".into(),
                     active: Some("blue".into()),
                     workers: vec![worker.clone(), member],
+                    canary: Some(CanaryView { new: "green".into(), share: 0.05, ..CanaryView::default() }),
                     strangers: Some(vec![StrangerView {
                         worker: "x9".into(),
                         why: "takes jobs of blue".into(),
@@ -380,7 +383,7 @@ mod tests {
             "1.2.3  running  Redis lost  heartbeats not used  discovery not used",
             "offered 20.0/s  admitted 5.0/s  refused 15.0/s",
             "failed 0.0/s  left 2.0/s  in flight 3/4  waiting 0  rate_limited 15",
-            "chat (blue)",
+            "chat (blue, 5 % to green)",
             "└ pod-7 (standby)",
             "stranger: takes jobs of blue",
             "● green",

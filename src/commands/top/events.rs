@@ -1,48 +1,39 @@
 //! Reads events from the admin port.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, HOST};
-use http::{Request, StatusCode, Uri};
+use http::header::ACCEPT;
+use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Empty};
-use rustls::ClientConfig;
 use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
 use traffic_dam::net::client;
 use traffic_dam::server::admin::live::Frame;
+
+use crate::commands::admin_port::{AdminPort, NO_TOKEN};
 
 /// Timeout: a gateway sends an event each second, so after this silence it is gone.
 const SILENCE: Duration = Duration::from_secs(5);
 /// Maximum size of an event: five minutes of a large gateway are a few hundred kilobytes.
 const LONGEST: usize = 16 << 20;
 
-/// Address and credentials of the admin port.
+/// The admin port that sends events.
 #[derive(Debug)]
-pub(super) struct EventSource {
-    pub(super) admin: Uri,
-    pub(super) token: Option<String>,
-    pub(super) tls: Option<Arc<ClientConfig>>,
-}
+pub(super) struct EventSource(pub(super) AdminPort);
 
 impl EventSource {
     /// Sends events to `to` until its receiver is gone. Otherwise returns why events end.
     pub(super) async fn read(&self, to: &Sender<Result<Frame, String>>) -> Result<(), String> {
-        let path = format!("{}/api/v1/events", self.admin.path().trim_end_matches('/'));
-        let host = self.admin.authority().map_or("", |authority| authority.as_str());
-        let mut request = Request::get(path).header(HOST, host).header(ACCEPT, "text/event-stream");
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-        }
+        let request = self.0.request(Method::GET, "/api/v1/events").header(ACCEPT, "text/event-stream");
         let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
         let silent = |_| format!("no data for {} s", SILENCE.as_secs());
-        let answer = timeout(SILENCE, client::send(&self.admin, self.tls.as_ref(), request)).await;
+        let answer = timeout(SILENCE, client::send(&self.0.url, self.0.tls.as_ref(), request)).await;
         let mut answer = answer.map_err(silent)?.map_err(|error| error.to_string())?;
         match answer.status() {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED => {
-                return Err("token missing or wrong: set --token or TRAFFIC_DAM_ADMIN_TOKEN".to_owned());
+                return Err(NO_TOKEN.to_owned());
             }
             status => return Err(format!("unexpected status {status}")),
         }

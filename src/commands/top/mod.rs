@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use crossterm::event::{Event, EventStream, KeyCode, KeyEventKind, KeyModifiers};
 use futures_util::StreamExt;
-use http::Uri;
 use ratatui::DefaultTerminal;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use traffic_dam::clock::unix_millis;
-use traffic_dam::upstream::tls;
 
-use super::{CommandError, admin_port, runtime};
+use super::admin_port::{AdminAddress, AdminPort};
+use super::{CommandError, runtime};
 use draw::View;
 use events::EventSource;
 
@@ -29,12 +28,8 @@ const CHANNEL_CAPACITY: usize = 4;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The admin port: a URL, or a host and a port
-    #[arg(long, default_value = admin_port::USUAL, value_parser = admin_port::read)]
-    admin: Uri,
-    /// Token for the admin port
-    #[arg(long, env = "TRAFFIC_DAM_ADMIN_TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    #[command(flatten)]
+    address: AdminAddress,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<(), CommandError> {
@@ -42,16 +37,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), CommandError> {
         let state = "/api/v1/state";
         return Err(CommandError::Usage(format!(
             "top needs a terminal; programs can read {}{state} or /metrics",
-            arguments.admin.to_string().trim_end_matches('/')
+            arguments.address.admin.to_string().trim_end_matches('/')
         )));
     }
-    let tls = match arguments.admin.scheme_str() {
-        Some("https") => {
-            Some(tls::client_config([]).map_err(|error| CommandError::Usage(format!("--admin: {error}")))?)
-        }
-        _ => None,
-    };
-    let source = EventSource { admin: arguments.admin, token: arguments.token, tls };
+    let source = EventSource(AdminPort::new(arguments.address)?);
     let runtime = runtime()?;
     let mut terminal = ratatui::try_init()?;
     let shown = runtime.block_on(show(&mut terminal, source));

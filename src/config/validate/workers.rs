@@ -195,6 +195,7 @@ pub(super) fn gate(file: &ConfigFile, root: &SettingPath<'_>, report: &mut Error
         prefix: (concurrency.prefix == file::PrefixChoice::Auto
             && file.workers.mode == file::WorkerMode::Http)
             .then_some(PrefixSettings { capacity: file.prefix.capacity }),
+        canary: None,
     }
 }
 

@@ -10,7 +10,8 @@
 //! | `/` and its files, `/api/v1/state`, `/api/v1/explain?caller=…` | GET | `read_token` or `token`, if set |
 //! | `/api/v1/events` | GET, server-sent events: [`live::Frame`]s | the same |
 //! | `/api/v1/maintenance` | PUT `{"on": true}` | `token`, if set; same origin; JSON |
-//! | `/api/v1/pools/{pool}/active` | PUT `{"colour": "green", "version": "2.0"}` | the same |
+//! | `/api/v1/pools/{pool}/active` | PUT `{"colour": "green", "version": "2.0", "canary": "5%"}` | the same |
+//! | `/api/v1/pools/{pool}/canary` | GET; PUT `{"epoch": 7}`, DELETE | as GET state; as PUT maintenance |
 //! | `/api/v1/limits/{rule}` | PUT `{"burst": 5, "ttl": 600}`, DELETE | the same |
 //! | `/api/v1/dead` | GET; POST `{"pool": …, "job": …}` | as GET state; as PUT maintenance |
 //! | `/api/v1/callers/{id}` | GET; PUT `{"sha256": …}`, DELETE | as GET state; as PUT maintenance |
@@ -23,8 +24,10 @@ mod dead;
 mod limits;
 pub mod live;
 mod page;
+mod switches;
 
 pub use access::{AdminSettings, Token, check_open};
+pub use switches::{CanaryRequest, SwitchRequest, Switched, read_share};
 
 use std::convert::Infallible;
 use std::fmt;
@@ -50,10 +53,12 @@ use crate::limit::change::Change;
 use crate::limit::rule::Rule;
 use crate::redis::callers::StoredCallers;
 use crate::redis::jobs::JobQueue;
+use crate::view::CanaryView;
 use access::{Need, check_origin};
 use answer::{AdminError, answer, json_answer};
 use body::AdminBody;
 use live::Live;
+use switches::{ActiveBody, AttendBody};
 
 /// Write requests are short.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -79,13 +84,23 @@ pub trait AdminSource: Send + Sync + 'static {
     /// Refuses new requests if `on`, or admits them again.
     fn set_maintenance(&self, on: bool);
 
-    /// Makes `colour` the active one of `pool`; with a version, only its workers take work.
-    fn set_active(
-        &self,
-        pool: String,
-        colour: String,
-        version: Option<String>,
-    ) -> Pin<Box<dyn Future<Output = Switched> + Send>>;
+    /// Makes a colour the active one of a pool, at once or after a canary.
+    fn set_active(&self, request: SwitchRequest) -> Pin<Box<dyn Future<Output = Switched> + Send>>;
+
+    /// Returns the canary of `pool`: the one under way, else the last one known here.
+    fn canary(&self, _pool: &str) -> Option<CanaryView> {
+        None
+    }
+
+    /// Records that the client of the canary `epoch` of `pool` is still there; returns the canary.
+    fn attend_canary(&self, _pool: &str, _epoch: u64) -> Option<CanaryView> {
+        None
+    }
+
+    /// Ends the canary of `pool`: the old side gets everything.
+    fn end_canary(&self, _pool: String) -> Pin<Box<dyn Future<Output = Switched> + Send>> {
+        Box::pin(std::future::ready(Switched::NoCanary))
+    }
 
     /// Returns the state of every rule for the request that the query describes.
     fn explain(&self, query: String) -> Explanation;
@@ -148,40 +163,6 @@ pub enum Changed {
     Unavailable,
 }
 
-/// Outcome of a colour switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Switched {
-    /// Every gateway follows.
-    Everywhere {
-        /// Epoch of the switch.
-        epoch: u64,
-    },
-    /// Published, but not every gateway follows yet.
-    Partly {
-        /// Epoch of the switch.
-        epoch: u64,
-    },
-    /// No such pool.
-    NoPool,
-    /// The pool has no worker of that colour.
-    NoWorkers,
-    /// Redis is unreachable.
-    Unavailable,
-}
-
-impl Switched {
-    /// Returns the outcome in words, for the log.
-    const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Everywhere { .. } => "followed by every gateway",
-            Self::Partly { .. } => "not yet followed by every gateway",
-            Self::NoPool => "no such pool",
-            Self::NoWorkers => "no worker of that colour",
-            Self::Unavailable => "the other gateways cannot be reached",
-        }
-    }
-}
-
 /// The service of the admin port, for [`serve`](super::serve).
 #[derive(Clone)]
 pub struct Admin {
@@ -232,17 +213,52 @@ impl Admin {
             AdminRoute::Metrics => self.scrape().await,
             AdminRoute::Active => {
                 check_origin(&parts)?;
-                let pool = pool_of(parts.uri.path()).unwrap_or_default().to_owned();
-                let ActiveBody { colour, version } = read_json(&parts.headers, body).await?;
-                let switched = self.source.set_active(pool.clone(), colour.clone(), version.clone()).await;
-                tracing::info!(
-                    pool,
-                    colour,
-                    version,
-                    outcome = switched.as_str(),
-                    "colour switch through the admin port"
-                );
-                tell(switched, &pool, &colour, version.as_deref())
+                let pool = pool_of(parts.uri.path(), ACTIVE).unwrap_or_default().to_owned();
+                let asked: ActiveBody = read_json(&parts.headers, body).await?;
+                let asked = asked.read(pool)?;
+                let switched = self.source.set_active(asked.clone()).await;
+                let SwitchRequest { pool, colour, version, canary, force } = &asked;
+                let (share, outcome) = (canary.map(|canary| canary.per_million), switched.as_str());
+                if *force {
+                    tracing::warn!(
+                        pool,
+                        colour,
+                        version,
+                        outcome,
+                        "forced colour switch through the admin port"
+                    );
+                } else {
+                    tracing::info!(
+                        pool,
+                        colour,
+                        version,
+                        share,
+                        outcome,
+                        "colour switch through the admin port"
+                    );
+                }
+                switches::tell(&switched, &asked, self.source.canary(pool))
+            }
+            AdminRoute::Canary => {
+                let pool = pool_of(parts.uri.path(), CANARY).unwrap_or_default().to_owned();
+                match parts.method {
+                    Method::PUT => {
+                        check_origin(&parts)?;
+                        let AttendBody { epoch } = read_json(&parts.headers, body).await?;
+                        switches::show(self.source.attend_canary(&pool, epoch))
+                    }
+                    Method::DELETE => {
+                        check_origin(&parts)?;
+                        let ended = self.source.end_canary(pool.clone()).await;
+                        tracing::info!(
+                            pool,
+                            outcome = ended.as_str(),
+                            "canary cancelled through the admin port"
+                        );
+                        switches::tell_cancelled(&ended, self.source.canary(&pool))
+                    }
+                    _ => switches::show(self.source.canary(&pool)),
+                }
             }
             AdminRoute::Maintenance => {
                 check_origin(&parts)?;
@@ -329,6 +345,7 @@ enum AdminRoute {
     Explain,
     Maintenance,
     Active,
+    Canary,
     Caller,
     Limit,
     Dead,
@@ -351,14 +368,15 @@ impl AdminRoute {
             "/api/v1/explain" => Self::Explain,
             "/api/v1/maintenance" => Self::Maintenance,
             "/api/v1/dead" => Self::Dead,
-            path if pool_of(path).is_some() => Self::Active,
+            path if pool_of(path, ACTIVE).is_some() => Self::Active,
+            path if pool_of(path, CANARY).is_some() => Self::Canary,
             path if path.starts_with(CALLERS) => Self::Caller,
             path if path.starts_with(LIMITS) => Self::Limit,
             path if let Some(file) = page::file(path) => Self::Page(file),
             _ => {
                 let message = "served here: /, /healthz, /readyz, /metrics, /api/v1/state, /api/v1/events, \
-                     /api/v1/explain, /api/v1/maintenance, /api/v1/pools/{pool}/active, /api/v1/callers/{id}, \
-                     /api/v1/limits/{rule}, /api/v1/dead";
+                     /api/v1/explain, /api/v1/maintenance, /api/v1/pools/{pool}/active, \
+                     /api/v1/pools/{pool}/canary, /api/v1/callers/{id}, /api/v1/limits/{rule}, /api/v1/dead";
                 return Err(AdminError::new(StatusCode::NOT_FOUND, "not_found", message));
             }
         };
@@ -368,7 +386,7 @@ impl AdminRoute {
             Self::Dead => {
                 (matches!(parts.method, Method::GET | Method::HEAD | Method::POST), "GET, HEAD, POST")
             }
-            Self::Caller => (
+            Self::Caller | Self::Canary => (
                 matches!(parts.method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE),
                 "GET, HEAD, PUT, DELETE",
             ),
@@ -384,9 +402,9 @@ impl AdminRoute {
 
     fn need(self, method: &Method) -> Need {
         match self {
-            Self::Caller if matches!(*method, Method::PUT | Method::DELETE) => Need::Write,
+            Self::Caller | Self::Canary if matches!(*method, Method::PUT | Method::DELETE) => Need::Write,
             Self::Dead if *method == Method::POST => Need::Write,
-            Self::Caller | Self::Dead => Need::Read,
+            Self::Caller | Self::Canary | Self::Dead => Need::Read,
             Self::Health | Self::Ready => Need::Open,
             Self::Metrics => Need::Metrics,
             Self::Page(_) | Self::Events | Self::State | Self::Explain => Need::Read,
@@ -395,50 +413,14 @@ impl AdminRoute {
     }
 }
 
-/// Returns the pool in `/api/v1/pools/{pool}/active`. Pool names need no escapes.
-fn pool_of(path: &str) -> Option<&str> {
-    let pool = path.strip_prefix("/api/v1/pools/")?.strip_suffix("/active")?;
+/// Ends of the paths of a pool.
+const ACTIVE: &str = "/active";
+const CANARY: &str = "/canary";
+
+/// Returns the pool in `/api/v1/pools/{pool}` followed by `end`. Pool names need no escapes.
+fn pool_of<'a>(path: &'a str, end: &str) -> Option<&'a str> {
+    let pool = path.strip_prefix("/api/v1/pools/")?.strip_suffix(end)?;
     (!pool.is_empty() && !pool.contains('/')).then_some(pool)
-}
-
-fn tell(
-    switched: Switched,
-    pool: &str,
-    colour: &str,
-    version: Option<&str>,
-) -> Result<Response<AdminBody>, AdminError> {
-    let done = |status, epoch: u64| {
-        let mut told = json!({ "pool": pool, "active": colour, "epoch": epoch });
-        if let Some(version) = version {
-            told["version"] = json!(version);
-        }
-        Ok(json_answer(status, &told))
-    };
-    let fault = |status, code, message| Err(AdminError::new(status, code, message));
-    match switched {
-        Switched::Everywhere { epoch } => done(StatusCode::OK, epoch),
-        Switched::Partly { epoch } => done(StatusCode::ACCEPTED, epoch),
-        Switched::NoPool => fault(StatusCode::NOT_FOUND, "no_such_pool", "there is no pool of this name"),
-        Switched::NoWorkers => fault(
-            StatusCode::CONFLICT,
-            "no_such_colour",
-            "no worker of the pool has this colour, or this version of it",
-        ),
-        Switched::Unavailable => fault(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "redis_unavailable",
-            "Redis does not answer, so the other gateways cannot be reached; retry",
-        ),
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ActiveBody {
-    colour: String,
-    /// The only version of the colour that takes work; all of them if absent.
-    #[serde(default)]
-    version: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::eligibility::Colours;
+use super::eligibility::{CanarySide, Colours};
 use super::heartbeat::{HeartbeatError, LARGEST, SignatureError, SigningKey, name, unsealed};
+use super::registry::NamedVersions;
 use super::side;
+use crate::shed::{CanaryShare, WHOLE};
 
 /// The most pools that can be switched.
 const MOST: usize = 1024;
@@ -27,8 +29,59 @@ pub struct ColourSwitch {
     /// `true` if a gateway chose the colour because its workers were the first or the last ones;
     /// `false` if an operator did, whose choice is never replaced.
     pub chosen: bool,
+    /// The side on trial; `None` if `colour` gets everything.
+    pub canary: Option<CanaryTrial>,
     /// Counts the switches of the pool.
     pub epoch: u64,
+}
+
+/// A side that gets a share of a pool's work, until its gateway has judged it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CanaryTrial {
+    /// Its colour, another one than the active.
+    pub colour: Arc<str>,
+    /// The only version of that colour that takes the share; `None` for all versions.
+    pub version: Option<Arc<str>>,
+    /// The share, in millionths: 1 to 500000.
+    pub per_million: u32,
+    /// Epoch of the switch before it.
+    pub old_epoch: u64,
+}
+
+impl CanaryTrial {
+    fn read(value: &Value) -> Option<Self> {
+        let word = |field: &str| value.get(field).and_then(Value::as_str).and_then(name);
+        let number = |field: &str| value.get(field).and_then(Value::as_u64);
+        let per_million = number("per_million").and_then(|share| u32::try_from(share).ok());
+        let version = word("version");
+        if version.is_none() && value.get("version").is_some_and(|version| !version.is_null()) {
+            return None;
+        }
+        Some(Self {
+            colour: word("colour")?,
+            version,
+            per_million: per_million.filter(|share| (1..=MOST_SHARE).contains(share))?,
+            old_epoch: number("old_epoch")?,
+        })
+    }
+
+    fn write(&self) -> Value {
+        let Self { colour, version, per_million, old_epoch } = self;
+        json!({ "colour": colour, "version": version, "per_million": per_million, "old_epoch": old_epoch })
+    }
+
+    /// Returns the name of the side on trial.
+    #[must_use]
+    pub fn side(&self) -> Arc<str> {
+        side_of(&self.colour, self.version.as_ref())
+    }
+}
+
+/// Largest share of a canary, in millionths: beyond half, the old side would be the one on trial.
+pub const MOST_SHARE: u32 = WHOLE / 2;
+
+fn side_of(colour: &Arc<str>, version: Option<&Arc<str>>) -> Arc<str> {
+    version.map_or_else(|| Arc::clone(colour), |version| side::of_version(colour, version))
 }
 
 /// Why a text is not a switch.
@@ -41,7 +94,10 @@ pub enum ColourSwitchError {
     #[error(transparent)]
     Fault(#[from] HeartbeatError),
     /// A field is missing or wrong.
-    #[error("a colour switch needs `v` 1, a `pool`, a `colour` and an `epoch` of at least 1")]
+    #[error(
+        "a colour switch needs `v` 1, a `pool`, a `colour`, an `epoch` of at least 1, and in a `canary` a `colour`, \
+         an `old_epoch` and `per_million` from 1 to {MOST_SHARE}"
+    )]
     Fields,
     /// There are too many pools.
     #[error("too many switched pools: at most {MOST}")]
@@ -62,7 +118,11 @@ impl ColourSwitch {
         match (value.get("v").and_then(Value::as_u64), word("pool"), word("colour"), epoch) {
             (Some(1), Some(pool), Some(colour), Some(epoch)) if version.is_some() || is_absent("version") => {
                 let chosen = value.get("chosen").and_then(Value::as_bool).unwrap_or(false);
-                Ok(Self { pool, colour, version, chosen, epoch })
+                let canary = match value.get("canary").filter(|canary| !canary.is_null()) {
+                    Some(canary) => Some(CanaryTrial::read(canary).ok_or(ColourSwitchError::Fields)?),
+                    None => None,
+                };
+                Ok(Self { pool, colour, version, chosen, canary, epoch })
             }
             _ => Err(ColourSwitchError::Fields),
         }
@@ -71,10 +131,26 @@ impl ColourSwitch {
     /// Returns the name of the side that takes the work: the colour, or one version of it.
     #[must_use]
     pub fn side(&self) -> Arc<str> {
-        match &self.version {
-            Some(version) => side::of_version(&self.colour, version),
-            None => Arc::clone(&self.colour),
-        }
+        side_of(&self.colour, self.version.as_ref())
+    }
+
+    /// Returns the switch that ends its canary: to the side on trial, or back to the old one.
+    #[must_use]
+    pub fn ended(&self, promoted: bool) -> Option<Self> {
+        let canary = self.canary.as_ref()?;
+        let (colour, version, chosen) = match promoted {
+            true => (&canary.colour, &canary.version, false),
+            false => (&self.colour, &self.version, self.chosen),
+        };
+        Some(Self {
+            pool: Arc::clone(&self.pool),
+            colour: Arc::clone(colour),
+            version: version.clone(),
+            chosen,
+            canary: None,
+            // Exactly the next epoch: another switch in between has ended the canary, too.
+            epoch: self.epoch + 1,
+        })
     }
 }
 
@@ -143,7 +219,12 @@ impl ColourSwitches {
     pub fn colours(&self, everywhere: Option<Arc<str>>) -> Colours {
         let switched =
             self.followed.iter().map(|(pool, switch)| (Arc::clone(pool), Arc::clone(&switch.colour)));
-        Colours { default_colour: everywhere, switched: switched.collect(), exclusive: false }
+        Colours {
+            default_colour: everywhere,
+            switched: switched.collect(),
+            canaries: self.canaries(),
+            exclusive: false,
+        }
     }
 
     /// Returns the sides that receive work from a queue. A pool that was not switched gives its
@@ -154,14 +235,27 @@ impl ColourSwitches {
         let counts = |switch: &ColourSwitch| everywhere.is_none() || !switch.chosen;
         let followed = self.followed.iter().filter(|(_, switch)| counts(switch));
         let switched = followed.map(|(pool, switch)| (Arc::clone(pool), switch.side())).collect();
-        Colours { default_colour: everywhere, switched, exclusive: true }
+        Colours { default_colour: everywhere, switched, canaries: self.canaries(), exclusive: true }
     }
 
-    /// Returns the colour and version of each pool in which only one version takes work.
+    fn canaries(&self) -> BTreeMap<Arc<str>, CanarySide> {
+        let canary = |switch: &ColourSwitch| {
+            let canary = switch.canary.as_ref()?;
+            let share = CanaryShare { epoch: switch.epoch, per_million: canary.per_million };
+            Some((Arc::clone(&switch.pool), CanarySide { side: canary.side(), share }))
+        };
+        self.followed.values().filter_map(canary).collect()
+    }
+
+    /// Returns, by pool and colour, the only version of a colour that takes work.
     #[must_use]
-    pub fn named_versions(&self) -> BTreeMap<Arc<str>, (Arc<str>, Arc<str>)> {
-        let named = self.followed.iter().filter_map(|(pool, switch)| {
-            Some((Arc::clone(pool), (Arc::clone(&switch.colour), Arc::clone(switch.version.as_ref()?))))
+    pub fn named_versions(&self) -> NamedVersions {
+        let named = self.followed.values().flat_map(|switch| {
+            let canary = switch.canary.as_ref().map(|canary| (&canary.colour, &canary.version));
+            let sides = [Some((&switch.colour, &switch.version)), canary];
+            sides.into_iter().flatten().filter_map(|(colour, version)| {
+                Some(((Arc::clone(&switch.pool), Arc::clone(colour)), Arc::clone(version.as_ref()?)))
+            })
         });
         named.collect()
     }
@@ -180,13 +274,16 @@ impl ColourSwitches {
     /// Formats a switch as text, signed if there is a key.
     #[must_use]
     pub fn write(&self, switch: &ColourSwitch) -> String {
-        let ColourSwitch { pool, colour, version, chosen, epoch } = switch;
+        let ColourSwitch { pool, colour, version, chosen, canary, epoch } = switch;
         let mut fields = json!({ "v": 1, "pool": pool, "colour": colour, "epoch": epoch });
         if let Some(version) = version {
             fields["version"] = json!(version);
         }
         if *chosen {
             fields["chosen"] = json!(true);
+        }
+        if let Some(canary) = canary {
+            fields["canary"] = canary.write();
         }
         let text = fields.to_string();
         self.key.as_ref().map_or_else(|| text.clone(), |key| key.seal(&self.channel, &text))
@@ -198,7 +295,14 @@ mod tests {
     use super::*;
 
     fn switch(pool: &str, colour: &str, epoch: u64) -> ColourSwitch {
-        ColourSwitch { pool: pool.into(), colour: colour.into(), version: None, chosen: false, epoch }
+        ColourSwitch {
+            pool: pool.into(),
+            colour: colour.into(),
+            version: None,
+            chosen: false,
+            canary: None,
+            epoch,
+        }
     }
 
     #[test]
@@ -211,8 +315,35 @@ mod tests {
         // What a gateway chose gives way to the settings.
         assert_eq!(switches.sides(Some("green".into())).of("chat").map(|side| &**side), Some("green"));
         assert_eq!(switches.colours(None).of("chat").map(|colour| &**colour), Some("blue"));
-        let one = ("chat".into(), ("blue".into(), "2.0".into()));
+        let one = (("chat".into(), "blue".into()), "2.0".into());
         assert_eq!(switches.named_versions(), BTreeMap::from([one]));
+    }
+
+    #[test]
+    fn a_canary_gets_its_share_beside_the_active_side_until_it_ends() {
+        let mut switches = ColourSwitches::default();
+        let old = ColourSwitch { version: Some("1".into()), chosen: true, ..switch("chat", "blue", 1) };
+        let trial = CanaryTrial {
+            colour: "green".into(),
+            version: Some("2".into()),
+            per_million: 50_000,
+            old_epoch: 1,
+        };
+        let canary = ColourSwitch { canary: Some(trial), epoch: 2, ..old.clone() };
+        assert_eq!(switches.hear(switches.write(&canary).as_bytes()), Ok(true));
+        assert_eq!(switches.last("chat"), Some(&canary));
+        let colours = switches.sides(None);
+        assert_eq!(colours.of("chat").map(|side| &**side), Some("blue@1"));
+        let share = CanaryShare { epoch: 2, per_million: 50_000 };
+        let on_trial = CanarySide { side: "green@2".into(), share };
+        assert_eq!(colours.canaries, BTreeMap::from([("chat".into(), on_trial)]));
+        assert_eq!(switches.named_versions().len(), 2);
+        assert_eq!(canary.ended(false), Some(ColourSwitch { epoch: 3, ..old.clone() }));
+        let promoted = canary.ended(true).unwrap();
+        assert_eq!((&*promoted.side(), promoted.chosen, promoted.epoch), ("green@2", false, 3));
+        assert_eq!(old.ended(true), None);
+        switches.follow(promoted).unwrap();
+        assert!(switches.sides(None).canaries.is_empty());
     }
 
     #[test]
@@ -259,6 +390,10 @@ mod tests {
             r#"{"v":1,"pool":"a","colour":"b","epoch":1.5}"#,
             r#"{"v":1,"pool":"a","colour":"b","epoch":1,"version":"1 0"}"#,
             r#"{"v":1,"pool":"a","colour":"b","epoch":1,"version":2}"#,
+            r#"{"v":1,"pool":"a","colour":"b","epoch":1,"canary":{"colour":"g","old_epoch":0,"per_million":0}}"#,
+            r#"{"v":1,"pool":"a","colour":"b","epoch":1,"canary":{"colour":"g","old_epoch":0,"per_million":500001}}"#,
+            r#"{"v":1,"pool":"a","colour":"b","epoch":1,"canary":{"colour":"g","per_million":10}}"#,
+            r#"{"v":1,"pool":"a","colour":"b","epoch":1,"canary":5}"#,
         ] {
             assert_eq!(switches.hear(text.as_bytes()), Err(ColourSwitchError::Fields), "{text}");
         }

@@ -5,6 +5,16 @@ use std::sync::Arc;
 
 use super::registry::ModelNames;
 use super::spec::WorkerSpec;
+use crate::shed::CanaryShare;
+
+/// A side of a pool that is on trial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CanarySide {
+    /// The side: a colour, or in a queue maybe one version of it.
+    pub side: Arc<str>,
+    /// The share of the requests that it gets.
+    pub share: CanaryShare,
+}
 
 /// The blue/green colours that receive work.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +23,8 @@ pub struct Colours {
     pub default_colour: Option<Arc<str>>,
     /// Colours of the pools that were switched.
     pub switched: BTreeMap<Arc<str>, Arc<str>>,
+    /// Canaries under way, by pool.
+    pub canaries: BTreeMap<Arc<str>, CanarySide>,
     /// `true` if a pool without a colour here gives its work to none of its workers.
     pub exclusive: bool,
 }
@@ -40,9 +52,15 @@ pub struct Eligibility {
 }
 
 impl Eligibility {
-    /// Returns `true` if the worker's colour receives the work of its pool.
+    /// Returns `true` if the worker's colour is on trial.
+    pub(super) fn is_canary(&self, spec: &WorkerSpec) -> bool {
+        self.colours.canaries.get(&spec.pool).is_some_and(|canary| canary.side == spec.colour)
+    }
+
+    /// Returns `true` if the worker's colour receives the work of its pool, or a share of it.
     pub(super) fn has_active_colour(&self, spec: &WorkerSpec) -> bool {
-        self.colours.of(&spec.pool).map_or(!self.colours.exclusive, |colour| *colour == spec.colour)
+        self.is_canary(spec)
+            || self.colours.of(&spec.pool).map_or(!self.colours.exclusive, |colour| *colour == spec.colour)
     }
 
     pub(super) fn allows(&self, spec: &WorkerSpec) -> bool {

@@ -17,6 +17,7 @@ pub fn local_gate(slots: u32, settings: GateSettings, clock: Clock) -> GateHandl
         kv_tokens: None,
         eligible: true,
         external: None,
+        canary: false,
     };
     gate.rebuild(settings, vec![service]);
     gate

@@ -8,11 +8,13 @@
 //! snapshot without new requests, until a later reload finds its permits free.
 
 pub mod address;
+mod canary_lease;
 pub mod colour;
 pub mod discovery;
 mod eligibility;
 mod fallback;
 pub mod heartbeat;
+pub mod judge;
 mod light;
 mod local;
 pub mod lookup_schedule;
@@ -32,7 +34,8 @@ pub mod strangers;
 mod tests;
 pub mod turnover;
 
-pub use eligibility::{Colours, Eligibility};
+pub use canary_lease::{LEASE, LeaseText, SeenLease};
+pub use eligibility::{CanarySide, Colours, Eligibility};
 pub use light::Light;
 pub use local::local_gate;
 pub use pick::PICK;

@@ -22,6 +22,8 @@ pub struct FleetWorker {
     /// Its discovery source is away: a new connection is used only after it answered for one of
     /// these models.
     pub expects: Option<ModelNames>,
+    /// `true` if its colour is on trial and gets only a share of the pool's work.
+    pub canary: bool,
     /// The quota of its provider, if it is external; kept across reloads.
     pub quota: Option<Arc<ProviderState>>,
 }
@@ -35,6 +37,7 @@ impl FleetWorker {
             kv_tokens: self.spec.kv_tokens,
             eligible: self.eligible,
             external: self.quota.clone().map(|quota| QuotaHandle(quota)),
+            canary: self.canary,
         }
     }
 }

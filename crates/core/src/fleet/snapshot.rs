@@ -1,6 +1,6 @@
 //! The snapshot of all workers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::glob::Glob;
 use crate::shed::settings::GateSettings;
 use crate::shed::{Gate, GateHandle};
 
-use super::eligibility::Eligibility;
+use super::eligibility::{CanarySide, Eligibility};
 use super::pick::PICK;
 use super::pool::{FleetWorker, Pool};
 use super::provider::ProviderState;
@@ -31,6 +31,8 @@ pub struct Fleet {
     by_id: HashMap<Arc<str>, Arc<FleetWorker>>,
     /// Pools without workers that may still have permits in use or queued requests.
     closing: Vec<Arc<Pool>>,
+    /// Canaries under way, by pool.
+    canaries: BTreeMap<Arc<str>, CanarySide>,
     settings: GateSettings,
     clock: Clock,
 }
@@ -51,6 +53,7 @@ impl Fleet {
             leaving: Vec::new(),
             by_id: HashMap::new(),
             closing: Vec::new(),
+            canaries: BTreeMap::new(),
             settings: settings.clone(),
             clock,
         };
@@ -76,10 +79,11 @@ impl Fleet {
         let mut workers = Vec::new();
         for spec in specs {
             let (eligible, active) = (standing.allows(&spec), standing.has_active_colour(&spec));
+            let canary = standing.is_canary(&spec);
             let expects = standing.unverified.get(&spec.id);
             // An unchanged worker keeps its `Arc`, and with it its connections.
             let same = self.by_id.get(&spec.id).filter(|known| {
-                (known.eligible, known.active) == (eligible, active)
+                (known.eligible, known.active, known.canary) == (eligible, active, canary)
                     && known.expects.as_ref() == expects
                     && known.spec == spec
             });
@@ -87,7 +91,7 @@ impl Fleet {
                 Some(same) => Arc::clone(same),
                 None => {
                     let quota = self.quota(&spec);
-                    Arc::new(FleetWorker { expects: expects.cloned(), spec, eligible, active, quota })
+                    Arc::new(FleetWorker { expects: expects.cloned(), spec, eligible, active, canary, quota })
                 }
             };
             if !by_id.contains_key(&worker.spec.id) {
@@ -102,6 +106,7 @@ impl Fleet {
             leaving: Vec::new(),
             by_id,
             closing: Vec::new(),
+            canaries: standing.colours.canaries,
             settings,
             clock: self.clock.clone(),
         };
@@ -118,7 +123,8 @@ impl Fleet {
     pub fn take_over(&self) {
         for pool in self.pools.iter().chain(&self.closing) {
             let members = pool.workers.iter().map(|worker| worker.member()).collect();
-            pool.gate.rebuild(self.settings.clone(), members);
+            let canary = self.canaries.get(&pool.name).map(|canary| canary.share);
+            pool.gate.rebuild(GateSettings { canary, ..self.settings.clone() }, members);
         }
     }
 

@@ -24,6 +24,7 @@ fn members(workers: usize) -> Vec<PoolMember> {
         kv_tokens: None,
         eligible: true,
         external: None,
+        canary: false,
     };
     (0..workers).map(member).collect()
 }

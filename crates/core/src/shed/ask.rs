@@ -8,6 +8,7 @@ use siphasher::sip::SipHasher13;
 use crate::clock::Nanos;
 use crate::request::{Caller, Class, PromptPrefix, RequestCost};
 
+use super::canary_counts::LoadSide;
 use super::ledger::RequestLoad;
 
 /// A request for one permit.
@@ -79,6 +80,7 @@ impl PermitRequest {
             output: self.expected_output,
             cached: 0,
             external: self.external,
+            side: LoadSide::default(),
         }
     }
 }

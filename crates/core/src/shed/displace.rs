@@ -13,11 +13,12 @@ use smallvec::SmallVec;
 
 use crate::clock::Nanos;
 use crate::refusal::Refusal;
-use crate::request::Class;
+use crate::request::{Class, Ending};
 
 use super::ask::PermitRequest;
 use super::callers::WaiterId;
 use super::gate::Gate;
+use super::ledger::RequestLoad;
 use super::permit_record::{PermitId, PermitRecord};
 use super::refuse;
 
@@ -51,9 +52,17 @@ impl Gate {
         if !self.has_alternative(id, now) {
             return None;
         }
+        let failed = self.permits.get(&id).is_some_and(|permit| permit.failed_by_side);
+        if failed {
+            self.count_ended(id, Ending::WorkerFailed, now);
+        }
         let mut permit = self.revoke(id, now)?;
         permit.tried.push(permit.worker);
-        let next = self.enqueue(ask, permit.tried, now);
+        let mut load = self.load_of(ask);
+        if failed {
+            load.side = load.side.elsewhere();
+        }
+        let next = self.enqueue(ask, load, permit.tried, now);
         self.process_timeouts(now);
         self.serve(now);
         Some(next)
@@ -62,9 +71,10 @@ impl Gate {
     /// Returns `true` if a worker takes work that has not had the request, full or not.
     pub(super) fn has_alternative(&self, id: PermitId, now: Nanos) -> bool {
         let Some(permit) = self.permits.get(&id) else { return false };
+        let load = RequestLoad { side: permit.load.side.elsewhere(), ..permit.load };
         let mut others = self.workers.iter().enumerate().filter(|(place, _)| !permit.has_tried(*place));
         others.any(|(_, worker)| {
-            worker.as_ref().is_some_and(|worker| worker.takes_work_now(now) && worker.may_take(&permit.load))
+            worker.as_ref().is_some_and(|worker| worker.takes_work_now(now) && worker.may_take(&load))
         })
     }
 
@@ -78,7 +88,7 @@ impl Gate {
         if ask.class != Class::Critical {
             return None;
         }
-        let (load, affinity, tried) = (ask.load(), self.affinity(ask), self.unfit(ask));
+        let (load, affinity, tried) = (self.load_of(ask), self.affinity(ask), self.unfit(ask));
         let youngest: SmallVec<[PermitId; TRIES]> =
             self.displaceable.iter().rev().take(TRIES).map(|(_, id)| *id).collect();
         youngest.into_iter().find_map(|id| {
@@ -105,7 +115,7 @@ impl Gate {
 
     /// Queues a request again that lost its permit, or refuses it.
     pub(super) fn requeue(&mut self, id: PermitId, ask: &PermitRequest, now: Nanos) {
-        let next = self.enqueue(ask, self.unfit(ask), now).map_err(|_refusal| {
+        let next = self.enqueue(ask, self.load_of(ask), self.unfit(ask), now).map_err(|_refusal| {
             let retry = self.retry_after(now);
             refuse::gave_way(&self.pool, retry)
         });

@@ -132,7 +132,9 @@ impl Gate {
     /// Records a failed request at the worker at `position`.
     pub(super) fn count_failure(&mut self, place: usize, evidence: FailureEvidence, now: Nanos) {
         let settings = self.settings.ejection;
-        if settings.mode == EjectionMode::Off {
+        let worker = self.workers.get(place).and_then(Option::as_ref);
+        // The canary judges the side on trial: if its failing workers got no requests, it would pass.
+        if settings.mode == EjectionMode::Off || worker.is_some_and(|worker| worker.member.canary) {
             return;
         }
         let others = self.others(place, now);

@@ -17,10 +17,12 @@ use crate::refusal::Refusal;
 
 use super::ask::{Affinity, PermitRequest};
 use super::callers::WaiterId;
+use super::canary_counts::{CanaryCounts, MomentsByLoad};
 use super::displace::Displaced;
 use super::drain::DrainEstimate;
 use super::ejected_memory::EjectedMemory;
 use super::fair_queue::{FairQueue, TriedWorkers};
+use super::ledger::RequestLoad;
 use super::permit_record::{PermitId, PermitRecord};
 use super::pick::{Candidate, Pick};
 use super::prefix::{PrefixIndex, PrefixOption, PrefixTally};
@@ -96,6 +98,10 @@ pub struct Gate {
     pub(super) cached: PrefixTally,
     /// Ejections of workers that were removed.
     pub(super) ejected: EjectedMemory,
+    /// What became of the requests since the canary began.
+    pub(super) canary: CanaryCounts,
+    /// Times per token at each load, before any canary.
+    pub(super) pace_history: MomentsByLoad,
     /// Totals over the workers.
     pub(super) roll: PoolSums,
 }
@@ -127,6 +133,8 @@ impl Gate {
             prefixes: PrefixIndex::default(),
             cached: PrefixTally::default(),
             ejected: EjectedMemory::default(),
+            canary: CanaryCounts::default(),
+            pace_history: MomentsByLoad::default(),
             roll: PoolSums::default(),
         }
     }
@@ -138,7 +146,7 @@ impl Gate {
     /// `overloaded` if the wait would be too long or the queue is full.
     pub fn ask(&mut self, ask: &PermitRequest, now: Nanos) -> Result<GateAnswer, Refusal> {
         self.process_timeouts(now);
-        let (load, affinity) = (ask.load(), self.affinity(ask));
+        let (load, affinity) = (self.load_of(ask), self.affinity(ask));
         self.check_size(&load, now)?;
         let tried = self.unfit(ask);
         if !self.queue.has_waiting_at_or_above(ask.class) {
@@ -158,8 +166,9 @@ impl Gate {
             }
         }
         self.queue.mark_starving(ask.class, now);
-        let place = self.enqueue(ask, tried, now);
+        let place = self.enqueue(ask, load, tried, now);
         if place.is_err() {
+            self.count_refused(load.side);
             let load = self.load_anywhere(load, &affinity);
             self.queue.missed(ask, &load, now);
         }
@@ -173,7 +182,7 @@ impl Gate {
         affinity: Affinity,
         now: Nanos,
     ) -> GrantedPermit {
-        let load = self.load_at(place, ask.load(), &affinity);
+        let load = self.load_at(place, self.load_of(ask), &affinity);
         let charge = self.queue.charge(ask, &load, now);
         let mut permit = PermitRecord::new(place, ask.class, load, ask.stream, charge, now);
         permit.prefix = affinity.prefix;
@@ -203,7 +212,11 @@ impl Gate {
 
     /// Removes a waiting request whose own timer expired; returns its refusal.
     pub fn give_up(&mut self, id: WaiterId, now: Nanos) -> Refusal {
-        let waited = self.queue.refuse(id, now).map_or(Duration::ZERO, |waiting| now.since(waiting.since));
+        let waiting = self.queue.refuse(id, now);
+        if let Some(waiting) = &waiting {
+            self.count_refused(waiting.load.side);
+        }
+        let waited = waiting.map_or(Duration::ZERO, |waiting| now.since(waiting.since));
         let refusal = self.waited_in_vain(waited, now);
         self.process_timeouts(now);
         self.serve(now);
@@ -224,6 +237,7 @@ impl Gate {
     pub fn process_timeouts(&mut self, now: Nanos) {
         let mut removed = false;
         while let Some(waiting) = self.queue.pop_expired(now) {
+            self.count_refused(waiting.load.side);
             let refusal = self.waited_in_vain(now.since(waiting.since), now);
             self.settled.push((waiting.id, Err(refusal)));
             removed = true;
@@ -305,10 +319,11 @@ impl Gate {
         id
     }
 
-    /// Queues a request; returns its id and the end of its wait, or the refusal.
+    /// Queues a request of `load`; returns its id and the end of its wait, or the refusal.
     pub(super) fn enqueue(
         &mut self,
         ask: &PermitRequest,
+        load: RequestLoad,
         tried: TriedWorkers,
         now: Nanos,
     ) -> Result<(WaiterId, Nanos), Refusal> {
@@ -324,7 +339,7 @@ impl Gate {
             let retry = self.retry_after(now);
             return Err(refuse::no_queue(self.fullness(now), retry));
         }
-        let opens_at = self.quota_opens_at(&ask.load(), now);
+        let opens_at = self.quota_opens_at(&load, now);
         if let Some(opens_at) = opens_at.filter(|opens_at| *opens_at >= expires_at) {
             let retry = self.after_quota(opens_at.since(now));
             return Err(refuse::no_quota(&self.pool, retry));
@@ -339,11 +354,12 @@ impl Gate {
             return Err(refuse::queue_full(self.fullness(now), waiting, bytes, retry));
         };
         for waiting in displaced {
+            self.count_refused(waiting.load.side);
             let retry = self.retry_after(now);
             self.settled.push((waiting.id, Err(refuse::displaced(&self.pool, retry))));
         }
         let affinity = self.affinity(ask);
-        let load = self.load_anywhere(ask.load(), &affinity);
+        let load = self.load_anywhere(load, &affinity);
         let id = self.queue.push(ask, &load, affinity, tried, expires_at, now);
         // The new head may be smaller than the one that did not fit.
         if self.queue.head(now, self.settings.promote).is_some_and(|head| head.id == id) {

@@ -16,6 +16,7 @@ use crate::refusal::Refusal;
 
 use super::ask::PermitRequest;
 use super::callers::WaiterId;
+use super::canary_counts::CanaryCounts;
 use super::displace::Displaced;
 use super::gate::{Gate, GateAnswer, GrantedPermit};
 use super::permit::Permit;
@@ -101,6 +102,12 @@ impl GateHandle {
     #[must_use]
     pub fn snapshot(&self) -> GateSnapshot {
         self.with(|state, now| state.gate.snapshot(now))
+    }
+
+    /// Returns the counts of the canary under way; see [`Gate::canary_counts`].
+    #[must_use]
+    pub fn canary_counts(&self) -> Option<(u64, CanaryCounts)> {
+        self.with(|state, _| state.gate.canary_counts())
     }
 
     /// Applies new settings and workers; see [`Gate::rebuild`].

@@ -4,6 +4,8 @@
 //! certain. Every [`Ledger::attach`] is undone by exactly one [`Ledger::detach`] of the same load,
 //! so an idle ledger is zero. Arithmetic saturates, so even a bug cannot make it negative.
 
+use super::canary_counts::LoadSide;
+
 /// The load of one request on a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestLoad {
@@ -17,6 +19,8 @@ pub struct RequestLoad {
     pub cached: u64,
     /// Whether it may go to an external worker.
     pub external: bool,
+    /// The workers that it may go to while some are on trial.
+    pub side: LoadSide,
 }
 
 impl RequestLoad {
@@ -113,7 +117,8 @@ mod tests {
 
     #[test]
     fn what_is_occupied_is_vacated_to_zero_at_every_stage() {
-        let load = RequestLoad { sequences: 2, prompt: 130, output: 20, cached: 30, external: false };
+        let load =
+            RequestLoad { sequences: 2, prompt: 130, output: 20, cached: 30, ..RequestLoad::default() };
         for (prefilled, grown) in [(false, 0), (true, 0), (true, 30)] {
             let mut ledger = Ledger::default();
             ledger.occupy(1, &load);

@@ -18,6 +18,8 @@ mod account;
 mod algorithm;
 mod ask;
 mod callers;
+mod canary;
+mod canary_counts;
 mod contest;
 mod displace;
 mod drain;
@@ -58,6 +60,9 @@ mod worker_ejection;
 pub use algorithm::{Aimd, Fixed, Gradient2, LimitAlgorithm, StreamLimit, Vegas, WorkerHints, WorkerSample};
 pub use ask::{PermitRequest, WorkerFailure};
 pub use callers::WaiterId;
+pub use canary_counts::{
+    CanaryCounts, CanaryShare, LOADS, LoadSide, LogMoments, MomentsByLoad, SideCounts, WHOLE,
+};
 pub use displace::Displaced;
 pub use ejection::{EjectionMode, EjectionSettings};
 pub use gate::{Gate, GateAnswer, GrantedPermit, WaitOutcome};

@@ -9,6 +9,7 @@ use crate::request::{Class, Ending, PromptPrefix};
 
 use super::algorithm::WorkerSample;
 use super::ask::{Affinity, PermitRequest, WorkerFailure};
+use super::canary_counts::LoadSide;
 use super::fair_queue::{CallerCharge, TriedWorkers};
 use super::gate::Gate;
 use super::ledger::RequestLoad;
@@ -53,6 +54,12 @@ pub(super) struct PermitRecord {
     pub(super) quota_charge: u64,
     /// The current worker answered with an error, or failed otherwise and that is recorded.
     failed: bool,
+    /// A worker of its side of a canary failed it.
+    pub(super) failed_by_side: bool,
+    /// The side of a canary that it counts for.
+    pub(super) side: LoadSide,
+    /// Time from its dispatch to its first token.
+    pub(super) ttft: Option<Duration>,
     /// It was in flight when its worker fell silent.
     pub(super) hung: bool,
     /// Indexes of workers that had this request before.
@@ -83,6 +90,9 @@ const OVERDUE_CONFIRM: Duration = Duration::from_millis(150);
 /// The same if no more sequences are in flight than just flowed at once.
 const OVERDUE_CONFIRM_WITHIN_SHOWN: Duration = Duration::from_millis(400);
 
+/// Requests over which the usual number in flight is averaged.
+const USUAL_OVER: f64 = 32.0;
+
 impl PermitRecord {
     pub(super) fn new(
         worker: usize,
@@ -110,6 +120,9 @@ impl PermitRecord {
             prompt_counted: 0,
             quota_charge: 0,
             failed: false,
+            failed_by_side: false,
+            side: load.side,
+            ttft: None,
             hung: false,
             tried: TriedWorkers::new(),
             prefix: None,
@@ -128,6 +141,7 @@ impl Gate {
         let again = permit.dispatched.is_some();
         permit.forget_dispatch(id, worker, reading);
         let in_flight = worker.ledger.in_flight();
+        worker.usual_in_flight += (f64::from(in_flight) - worker.usual_in_flight) / USUAL_OVER;
         let ahead = worker.ledger.prefill().saturating_sub(permit.load.unread());
         let mut dispatch = Dispatch { at: now, ahead, in_flight, read_by: None };
         if permit.stream {
@@ -180,6 +194,7 @@ impl Gate {
         }
         if let Some(dispatch) = permit.dispatched.filter(|_| permit.stream && !permit.prefilled) {
             let (prompt, ttft) = (permit.load.unread(), now.since(dispatch.at));
+            permit.ttft = Some(ttft);
             worker.answered = worker.answered.max(dispatch.at);
             permit.flowed_at = Some(now);
             worker.flow.count(permit.load.sequences, &mut permit.flowed_in, now);
@@ -282,6 +297,7 @@ impl Gate {
     pub fn worker_failed(&mut self, id: PermitId, kind: WorkerFailure, now: Nanos) {
         let Some((permit, worker)) = self.seat_and_worker(id) else { return };
         permit.failed = true;
+        permit.failed_by_side |= permit.side.counts_for_canary() == Some(worker.member.canary);
         let place = permit.worker;
         let quota = worker.member.external.clone();
         let of_the_quota = quota.is_some() && matches!(kind, WorkerFailure::Busy(_));
@@ -321,6 +337,9 @@ impl Gate {
         let mut permit = self.permits.remove(&id)?;
         permit.tried.push(permit.worker);
         let affinity = Affinity { session: None, prefix: permit.prefix.clone() };
+        if permit.failed_by_side {
+            permit.load.side = permit.load.side.elsewhere();
+        }
         let moved = self.choose(&permit.load, &affinity, &permit.tried, now);
         let worker = moved.map(|place| {
             self.detach(id, &mut permit, now);
@@ -328,7 +347,7 @@ impl Gate {
             permit.load = self.load_at(place, permit.load, &affinity);
             (permit.dispatched, permit.prefilled, permit.failed) = (None, false, false);
             (permit.counted, permit.flowed_at, permit.flowed_in, permit.hung) = (None, None, None, false);
-            permit.prompt_counted = 0;
+            (permit.prompt_counted, permit.ttft) = (0, None);
             if permit.ask.is_some() {
                 self.displaceable.insert((permit.granted, id));
             }
@@ -344,10 +363,12 @@ impl Gate {
 
     /// Releases a permit, unless it is free; `seen` output tokens have arrived in total.
     pub fn release(&mut self, id: PermitId, ending: Ending, seen: u64, now: Nanos) {
+        let Some((permit, worker)) = self.seat_and_worker(id) else { return };
+        permit.update_output(seen, worker);
+        self.count_ended(id, ending, now);
         let Self { permits, workers, settings, .. } = self;
         let Some(permit) = permits.get_mut(&id) else { return };
         let Some(worker) = workers.get_mut(permit.worker).and_then(Option::as_mut) else { return };
-        permit.update_output(seen, worker);
         let in_flight = permit.in_flight_at_dispatch();
         let sample = permit.dispatched.and_then(|dispatch| match ending {
             Ending::Complete if !permit.failed => {
@@ -523,12 +544,23 @@ impl PermitRecord {
         self.dispatched.map(|dispatch| dispatch.at)
     }
 
+    /// Returns `true` if its answer is an error.
+    pub(super) const fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Returns the output tokens seen.
+    pub(super) const fn seen_tokens(&self) -> u64 {
+        self.seen
+    }
+
     /// Returns `true` if its worker has begun to answer.
     pub(super) const fn has_begun(&self) -> bool {
         self.flowed_at.is_some()
     }
 
-    fn in_flight_at_dispatch(&self) -> u32 {
+    /// Returns the sequences in flight at its worker when it was sent there, its own included.
+    pub(super) fn in_flight_at_dispatch(&self) -> u32 {
         self.dispatched.map_or(0, |dispatch| dispatch.in_flight)
     }
 

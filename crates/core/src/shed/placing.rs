@@ -7,9 +7,10 @@ use crate::refusal::Refusal;
 use crate::request::Class;
 
 use super::ask::Affinity;
+use super::canary_counts::LoadSide;
 use super::gate::Gate;
 use super::ledger::RequestLoad;
-use super::pick::{Candidate, CandidateSums};
+use super::pick::Candidate;
 use super::refuse::{self, Fullness};
 use super::sums::PoolSums;
 use super::worker::GateWorker;
@@ -44,6 +45,12 @@ impl Gate {
         now: Nanos,
     ) -> Option<usize> {
         self.refresh_sums(now);
+        if load.side == LoadSide::Canary {
+            // Without room on its own side it goes to the other.
+            let on = |side| RequestLoad { side, ..*load };
+            let on_trial = self.choose(&on(LoadSide::OnlyCanary), affinity, tried, now);
+            return on_trial.or_else(|| self.choose(&on(LoadSide::Usual), affinity, tried, now));
+        }
         let own = RequestLoad { external: false, ..*load };
         let cheapest = if load.external && self.roll.is_mixed() {
             self.choose_among(&own, affinity, tried, now)
@@ -138,7 +145,7 @@ impl Gate {
     /// Chooses the session's worker if it has room and at most its share, else the next in order.
     fn at_home(&mut self, load: &RequestLoad, session: u64, tried: &[usize], now: Nanos) -> Option<usize> {
         let (rank, bounded) = (self.pick.rank, self.pick.below_session_share);
-        let whole = CandidateSums { in_flight: self.roll.in_flight(), limit: self.roll.limit };
+        let whole = self.whole(load);
         if tried.is_empty() && self.roll.open.len() > FEW {
             let PoolSums { session_map, open, .. } = &mut self.roll;
             let workers = &self.workers;

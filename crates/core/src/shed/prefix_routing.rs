@@ -119,7 +119,7 @@ impl Gate {
         // What many prompts have in common must not have one home for all of them.
         let diverges = depth.max(LEAST_BLOCKS - 1).min(prefix.blocks.len().saturating_sub(1));
         let home = session.or_else(|| prefix.blocks.get(diverges).copied()).unwrap_or_default();
-        let whole = CandidateSums { in_flight: self.roll.in_flight(), limit: self.roll.limit };
+        let whole = self.whole(load);
         let common = if self.prefixes.is_common(&prefix.blocks, depth) { depth } else { 0 };
         let prompt = RoutedPrompt { load: *load, prefix, common, home, whole, now };
         let few = self.roll.open.len() <= FEW;

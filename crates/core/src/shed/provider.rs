@@ -81,9 +81,9 @@ impl GateWorker {
         self.member.external.is_some()
     }
 
-    /// Returns `true` if the request may go to this kind of worker.
+    /// Returns `true` if the request may go to this kind of worker, and to its side.
     pub(super) const fn may_take(&self, load: &RequestLoad) -> bool {
-        load.external || !self.is_external()
+        (load.external || !self.is_external()) && load.side.may_take(self.member.canary)
     }
 
     /// Returns when its quota has room for `load`; `None` if it has room now, or no quota.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::canary_counts::CanaryShare;
 use super::ejection::EjectionSettings;
 
 /// Where a worker's limit comes from.
@@ -88,6 +89,8 @@ pub struct GateSettings {
     pub ejection: EjectionSettings,
     /// The choice of workers by prefixes of prompts; `None` if it is off.
     pub prefix: Option<PrefixSettings>,
+    /// The share of the requests that goes to workers on trial; `None` without any.
+    pub canary: Option<CanaryShare>,
 }
 
 /// The choice of workers by the prefixes of prompts.
@@ -124,6 +127,7 @@ impl Default for GateSettings {
             gateways: 1,
             ejection: EjectionSettings::default(),
             prefix: None,
+            canary: None,
         }
     }
 }

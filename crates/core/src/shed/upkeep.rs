@@ -30,6 +30,7 @@ impl Gate {
     /// Applies settings and workers. Workers keep their ledger, removed ones until it is empty.
     pub fn rebuild(&mut self, settings: GateSettings, members: Vec<PoolMember>, now: Nanos) {
         let before = std::mem::replace(&mut self.settings, settings);
+        self.begin_canary(before.canary, &members);
         for worker in self.workers.iter_mut().flatten() {
             worker.leaving = true;
         }
@@ -64,6 +65,7 @@ impl Gate {
         }
         self.roll.stale = true;
         while let Some(waiting) = self.queue.pop_surplus(self.bounds(), now) {
+            self.count_refused(waiting.load.side);
             let retry = self.retry_after(now);
             self.settled.push((waiting.id, Err(refuse::displaced(&self.pool, retry))));
         }

@@ -37,6 +37,8 @@ pub struct PoolMember {
     pub eligible: bool,
     /// Its provider's quota, if it is external.
     pub external: Option<QuotaHandle>,
+    /// Whether it is on trial: it gets only the canary's share.
+    pub canary: bool,
 }
 
 /// Share of the KV cache to fill: beyond it a worker preempts requests and computes tokens twice.
@@ -82,6 +84,8 @@ pub(super) struct GateWorker {
     pub(super) known: KnownLoad,
     /// Share of the expected cached tokens that it has reported to have: 1 until it reports.
     pub(super) cache_trust: f64,
+    /// Mean number of sequences in flight here when a request is sent.
+    pub(super) usual_in_flight: f64,
     /// Tokens that this gateway may have in flight here.
     kv_budget: Option<u64>,
 }
@@ -113,6 +117,7 @@ impl GateWorker {
             pace: Pace::default(),
             known: KnownLoad::default(),
             cache_trust: 1.0,
+            usual_in_flight: 0.0,
             kv_budget: kv_budget(&member, settings),
             member,
         }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::fleet::Light;
-use crate::view::{GatewayView, PoolView, StrangerView, WorkerView};
+use crate::view::{CanaryState, CanaryView, GatewayView, PoolView, StrangerView, WorkerView};
 
 /// Maximum number of workers named per kind of change; the rest is only counted.
 const NAMED: usize = 5;
@@ -20,6 +20,8 @@ pub(super) enum FleetChange {
     Gateway(String),
     /// Of a pool: another colour is active.
     Switch { pool: Arc<str>, colour: Arc<str> },
+    /// Of a pool: a canary began or ended. Logged already by the code that made it.
+    Canary { pool: Arc<str>, text: String },
     /// Of a worker.
     Worker { worker: Arc<str>, pool: Arc<str>, turn: WorkerEvent, eligible: bool, why: Option<Arc<str>> },
     /// Of a pool: a process takes its jobs that is none of its workers.
@@ -55,6 +57,7 @@ impl fmt::Display for FleetChange {
         match self {
             Self::Gateway(text) => f.write_str(text),
             Self::Switch { pool, colour } => write!(f, "pool {pool}: active colour is now {colour}"),
+            Self::Canary { pool, text } => write!(f, "pool {pool}: {text}"),
             Self::Worker { worker, turn, why, .. } => {
                 write!(f, "worker {worker} {}", turn.as_str())?;
                 why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
@@ -72,7 +75,7 @@ impl FleetChange {
     /// Logs the change unless it was logged already.
     pub(super) fn log(&self) {
         match self {
-            Self::Gateway(_) => {}
+            Self::Gateway(_) | Self::Canary { .. } => {}
             Self::Switch { pool, colour } => {
                 tracing::info!(pool = &**pool, colour = &**colour, "the active colour changed");
             }
@@ -154,6 +157,8 @@ pub(super) fn changes(before: &GatewayView, after: &GatewayView) -> Vec<FleetCha
         {
             changes.push(FleetChange::Switch { pool: Arc::clone(&pool.name), colour: Arc::clone(active) });
         }
+        let canary = old.and_then(|old| canary_change(old.canary.as_ref(), pool.canary.as_ref()));
+        changes.extend(canary.map(|text| FleetChange::Canary { pool: Arc::clone(&pool.name), text }));
         let known = old.map_or(&[][..], strangers);
         let new = strangers(pool).iter().filter(|stranger| !known.contains(stranger)).take(NAMED);
         changes.extend(new.map(|stranger| FleetChange::Stranger {
@@ -188,6 +193,27 @@ fn mixed(pool: &PoolView) -> Vec<(Arc<str>, Arc<str>)> {
     let text = |versions: BTreeSet<&str>| versions.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
     let several = sides.into_iter().filter(|(_, versions)| versions.len() > 1);
     several.map(|(side, versions)| (Arc::clone(side), text(versions).into())).collect()
+}
+
+/// Returns what changed of a pool's canary.
+fn canary_change(before: Option<&CanaryView>, after: Option<&CanaryView>) -> Option<String> {
+    let same = |one: &&CanaryView| after.is_some_and(|after| after.epoch == one.epoch);
+    let (known, Some(after)) = (before.filter(same), after) else {
+        // Judged elsewhere: the line of the switch says which side is active.
+        return before.map(|before| format!("the canary of {} ended", before.new));
+    };
+    if known.is_some_and(|known| known.state == after.state) {
+        return None;
+    }
+    Some(match after.state {
+        CanaryState::UnderWay => {
+            format!("a canary began: {} gets {} % beside {}", after.new, after.share * 100.0, after.old)
+        }
+        state => {
+            let what = if state == CanaryState::Promoted { "was promoted" } else { "went back" };
+            format!("the canary of {} {what}: {}", after.new, after.why.as_deref().unwrap_or_default())
+        }
+    })
 }
 
 type EventPlace<'a> = (&'a PoolView, &'a WorkerView);
@@ -317,6 +343,40 @@ mod tests {
         let line = "pool chat: several versions share the jobs of chat.blue: 1, 2";
         assert_eq!(told(changes(&one, &two)), [line]);
         assert!(changes(&two, &two).is_empty() && changes(&two, &one).is_empty());
+    }
+
+    #[test]
+    fn a_canary_is_a_line_when_it_begins_and_one_when_it_ends() {
+        let with = |canary| {
+            let mut scene = scene(&[]);
+            scene.pools[0].canary = canary;
+            scene
+        };
+        let begun = CanaryView {
+            epoch: 4,
+            old: "blue".into(),
+            new: "green".into(),
+            share: 0.05,
+            ..CanaryView::default()
+        };
+        let further = CanaryView { elapsed_ms: 1000, ..begun.clone() };
+        let why = Some("3.0 % of its requests failed".into());
+        let ended = CanaryView { state: CanaryState::Reverted, why, ..further.clone() };
+        let next = CanaryView { epoch: 6, ..begun.clone() };
+        for (before, after, line) in [
+            (None, Some(&begun), "pool chat: a canary began: green gets 5 % beside blue"),
+            (Some(&begun), Some(&further), ""),
+            (
+                Some(&further),
+                Some(&ended),
+                "pool chat: the canary of green went back: 3.0 % of its requests failed",
+            ),
+            (Some(&ended), Some(&next), "pool chat: a canary began: green gets 5 % beside blue"),
+            (Some(&begun), None, "pool chat: the canary of green ended"),
+        ] {
+            let lines = told(changes(&with(before.cloned()), &with(after.cloned())));
+            assert_eq!(lines.join("; "), line);
+        }
     }
 
     #[test]

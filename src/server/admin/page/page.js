@@ -76,7 +76,7 @@ const draw = (frame) => {
   drawHeat(points, scene);
   tables.refused(at("refused"), last);
   tables.queue(at("queue"), now.queue);
-  tables.pools(at("pools"), scene, switchColour);
+  tables.pools(at("pools"), scene, { switchColour, endCanary });
   at("hidden").textContent = scene.hidden_workers > 0 ? `${scene.hidden_workers} more workers are not shown; those with problems and the fullest are.` : "";
   tables.callers(at("callers"), scene.callers);
   tables.rules(at("rules"), scene.rules);
@@ -99,11 +99,11 @@ const askForToken = () => new Promise((resolve) => {
 });
 
 // Sends a change. Error messages begin with `not`, except when the result is unknown.
-const put = async (path, body, not) => {
+const put = async (path, body, not, method = "PUT") => {
   const headers = { "content-type": "application/json" };
   if (token) headers.authorization = `Bearer ${token}`;
   const signal = AbortSignal.timeout(PATIENCE);
-  const answer = await fetch(path, { method: "PUT", headers, body: JSON.stringify(body), signal }).catch(() => {
+  const answer = await fetch(path, { method, headers, body: JSON.stringify(body), signal }).catch(() => {
     throw new Error("No answer came: the change may or may not be in effect. Check the state on this page.");
   });
   if (answer.ok) return { everywhere: answer.status === 200 };
@@ -112,17 +112,34 @@ const put = async (path, body, not) => {
   // In all other cases another token does not help.
   if (why?.code === "forbidden" || (answer.status === 401 && token)) {
     token = await askForToken();
-    if (token) return put(path, body, not);
+    if (token) return put(path, body, not, method);
   }
   throw new Error(`${not}: ${why?.message ?? `HTTP status ${answer.status}`}`);
 };
 
-const switchColour = async (pool, colour, told) => {
+const pathOf = (pool, what) => `/api/v1/pools/${encodeURIComponent(pool)}/${what}`;
+
+const switchColour = async (pool, colour, canary, told) => {
   told.textContent = "Switching…";
   try {
-    const { everywhere } = await put(`/api/v1/pools/${encodeURIComponent(pool)}/active`, { colour }, "Not switched");
+    const body = canary ? { colour, canary } : { colour };
+    const { everywhere } = await put(pathOf(pool, "active"), body, "Not switched");
+    if (canary) {
+      told.textContent = "The canary has begun.";
+      return;
+    }
     told.dataset.colour = colour;
     told.textContent = everywhere ? `${colour} is active at every gateway.` : `The switch to ${colour} is published; not every gateway follows yet.`;
+  } catch (fault) {
+    told.textContent = fault.message;
+  }
+};
+
+const endCanary = async (pool, told) => {
+  told.textContent = "Ending the canary…";
+  try {
+    await put(pathOf(pool, "canary"), {}, "Not ended", "DELETE");
+    told.textContent = "The canary was ended; the old side gets everything.";
   } catch (fault) {
     told.textContent = fault.message;
   }

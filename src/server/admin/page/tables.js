@@ -105,14 +105,14 @@ const workers = (table, pool) => fill(
 );
 
 // Pools keep their elements, so that an update does not take the focus from an open colour choice.
-export const pools = (place, scene, onSwitch) => {
+export const pools = (place, scene, actions) => {
   const known = new Map([...place.children].map((child) => [child.dataset.pool, child]));
   for (const pool of scene.pools) {
     let part = known.get(pool.name);
     known.delete(pool.name);
     const colours = pool.colours.join(" ");
     if (!part || part.dataset.colours !== colours) {
-      const fresh = block(pool, onSwitch);
+      const fresh = block(pool, actions);
       fresh.dataset.colours = colours;
       if (part) part.replaceWith(fresh);
       else place.append(fresh);
@@ -122,6 +122,7 @@ export const pools = (place, scene, onSwitch) => {
     part.querySelector(".about").textContent =
       `${pool.active ? `${pool.active} is active` : "all colours are active"}; ${pool.in_flight} in flight${ceiling}.`;
     follow(part, pool.active ?? "");
+    trial(part.querySelector(".trial"), pool.canary);
     workers(part.querySelector("table"), pool);
     strangers(part.querySelector(".strangers"), pool);
   }
@@ -151,13 +152,40 @@ const strangers = (list, pool) => {
   list.replaceChildren(...lines.map((line) => make("p", { class: "red" }, line)));
 };
 
+// How a canary is doing, or how the last one ended.
+const trial = (part, canary) => {
+  const runs = canary?.state === "under_way";
+  part.querySelector("button").hidden = !runs;
+  part.querySelector("p").textContent = canary ? trialLine(canary) : "";
+};
+const side = (name, counts) => {
+  const ttft = counts.ttft_ms == null ? "" : `, TTFT ${millis(counts.ttft_ms / 1000)}`;
+  return `${name} ${counts.good} of ${counts.offered} in time, ${counts.failed} failed${ttft}`;
+};
+const trialLine = (canary) => {
+  const sides = `${side(canary.new, canary.canary)}; ${side(canary.old, canary.usual)}`;
+  const seconds = Math.round(canary.elapsed_ms / 1000);
+  const share = `${(canary.share * 100).toLocaleString("en")} %`;
+  switch (canary.state) {
+    case "under_way": {
+      const time = canary.judged_here ? ` for ${seconds} s of ${Math.round(canary.judge_ms / 1000)} s` : "";
+      const where = canary.judged_here ? `${canary.gateways} of the gateways` : "this gateway alone; another one judges";
+      return `Canary: ${canary.new} gets ${share} beside ${canary.old}${time}. ${sides} (${where}).`;
+    }
+    case "promoted":
+      return `The canary of ${canary.new} was promoted after ${seconds} s: ${canary.why}. ${sides}.`;
+    default:
+      return `The canary of ${canary.new} went back to ${canary.old} after ${seconds} s: ${canary.why}. ${sides}.`;
+  }
+};
+
 // After a switch made elsewhere, the old message is cleared and the choice follows the new colour.
 const follow = (part, active) => {
   const told = part.querySelector(".switched");
-  if (!told) return;
   if (part.dataset.active !== active && told.dataset.colour !== active) told.textContent = "";
   part.dataset.active = active;
-  const select = part.querySelector("select");
+  const select = part.querySelector("select.colour");
+  if (!select) return;
   // A choice with the focus is not changed until the focus moves on.
   if (select.dataset.active !== active && document.activeElement !== select) {
     if (active) select.value = active;
@@ -165,19 +193,32 @@ const follow = (part, active) => {
   }
 };
 
-const block = (pool, onSwitch) => {
+// Shares of a canary that can be chosen; anything else through the API.
+const shares = [["", "at once"], ["1%", "after a trial with 1 %"], ["5%", "after a trial with 5 %"], ["25%", "after a trial with 25 %"]];
+
+const block = (pool, actions) => {
   const name = make("h3", {}, `Pool ${pool.name}`);
   const parts = [name, make("p", { class: "note about" })];
+  const told = make("span", { role: "status", class: "switched" });
   if (pool.colours.length > 1) {
-    const select = make("select", {}, ...pool.colours.map((colour) => make("option", { value: colour }, colour)));
-    const told = make("span", { role: "status", class: "switched" });
-    const form = make("form", { class: "switch" }, make("label", {}, "Active colour: ", select), make("button", {}, "Switch"), told);
+    const select = make("select", { class: "colour" }, ...pool.colours.map((colour) => make("option", { value: colour }, colour)));
+    const share = make("select", { class: "share" }, ...shares.map(([value, text]) => make("option", { value }, text)));
+    const form = make(
+      "form",
+      { class: "switch" },
+      make("label", {}, "Active colour: ", select),
+      make("label", {}, "switch ", share),
+      make("button", {}, "Switch"),
+    );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      onSwitch(pool.name, select.value, told);
+      actions.switchColour(pool.name, select.value, share.value, told);
     });
     parts.push(form);
   }
+  const end = make("button", { type: "button", hidden: "" }, "End the canary");
+  end.addEventListener("click", () => actions.endCanary(pool.name, told));
+  parts.push(told, make("div", { class: "trial" }, make("p", { class: "note" }), end));
   const scroll = make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `Workers of pool ${pool.name}` }, make("table"));
   const part = make("div", {}, ...parts, make("div", { class: "strangers", role: "status" }), scroll);
   part.dataset.pool = pool.name;

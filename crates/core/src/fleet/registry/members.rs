@@ -7,6 +7,7 @@ use super::report::WorkerReport;
 use super::{WorkerRegistry, queue_workers};
 use crate::fleet::heartbeat::name;
 use crate::fleet::side;
+use crate::fleet::spec::WorkerSpec;
 use crate::fleet::turnover::SideState;
 
 /// One worker of a side.
@@ -101,6 +102,35 @@ impl WorkerRegistry {
         // Its own stream is nobody else's.
         let own = side::of_worker(&spec.colour, heard.beat.version.as_deref(), worker);
         Some(*spec.pool == *pool && takes.iter().chain([&own]).any(|taken| **taken == *side))
+    }
+
+    /// Returns `true` if a worker of the colour, and of the version if one is named, could take work.
+    /// One that never sent a heartbeat counts as ready; whether it answers, its gate knows.
+    #[must_use]
+    pub fn has_ready(
+        &self,
+        pool: &str,
+        colour: &str,
+        version: Option<&str>,
+        answers: impl Fn(&str) -> bool,
+    ) -> bool {
+        let is_its = |spec: &WorkerSpec| *spec.pool == *pool && *spec.colour == *colour;
+        let now = self.pulse.time();
+        let heard = self.known.values().filter(|heard| {
+            let beat = &heard.beat;
+            self.spec_of(&beat.worker).is_some_and(is_its)
+                && version.is_none_or(|version| beat.version.as_deref() == Some(version))
+                // Whether another version of the colour is active now does not matter.
+                && WorkerReport::new(beat, now.saturating_sub(heard.at)).is_able()
+        });
+        // The sides of a queue are no workers.
+        let specs = if self.settings.queue { Vec::new() } else { self.specs() };
+        let silent = specs
+            .iter()
+            .filter(|spec| is_its(spec) && version.is_none() && !self.known.contains_key(&spec.id));
+        let mut ids = heard.map(|heard| &heard.beat.worker).chain(silent.map(|spec| &spec.id));
+        // The gate knows the workers of a queue only as sides.
+        ids.any(|id| self.settings.queue || answers(id))
     }
 
     /// Returns `true` if a worker of this version of the colour is known in `pool`.

@@ -112,8 +112,8 @@ struct HeardWorker {
     spec: Option<WorkerSpec>,
 }
 
-/// Colour and version by pool.
-type NamedVersions = BTreeMap<Arc<str>, (Arc<str>, Arc<str>)>;
+/// The only version of a colour that takes work, by pool and colour.
+pub type NamedVersions = BTreeMap<(Arc<str>, Arc<str>), Arc<str>>;
 
 /// All configured workers, and those that sent a heartbeat.
 #[derive(Debug)]
@@ -121,7 +121,7 @@ pub struct WorkerRegistry {
     settings: RegistrySettings,
     configured: Vec<WorkerSpec>,
     known: HashMap<Arc<str>, HeardWorker>,
-    /// Pools in which only one version of a colour takes work: the colour and the version.
+    /// Colours of which only one version takes work.
     named: NamedVersions,
     pulse: FeedClock,
     /// Time without pauses of this gateway.
@@ -182,9 +182,8 @@ impl WorkerRegistry {
         self.revision += 1;
     }
 
-    /// Lets only this version of a colour take the work of each pool: other versions of the colour
-    /// are held.
-    pub fn name_versions(&mut self, named: BTreeMap<Arc<str>, (Arc<str>, Arc<str>)>) {
+    /// Lets only the named versions of these colours take work: other versions of them are held.
+    pub fn name_versions(&mut self, named: NamedVersions) {
         if self.named != named {
             self.named = named;
             self.revision += 1;
@@ -345,8 +344,8 @@ impl WorkerRegistry {
 
     /// Returns `true` if `spec` has the colour of which only another version takes work.
     fn is_other_version(&self, spec: &WorkerSpec, version: Option<&Arc<str>>) -> bool {
-        let named = self.named.get(&spec.pool).filter(|(colour, _)| *colour == spec.colour);
-        named.is_some_and(|(_, named)| version != Some(named))
+        let named = self.named.get(&(Arc::clone(&spec.pool), Arc::clone(&spec.colour)));
+        named.is_some_and(|named| version != Some(named))
     }
 
     fn worker_reports(&self) -> Vec<WorkerReport> {

@@ -26,11 +26,10 @@ pub(super) fn id(pool: &str, side: &str) -> Arc<str> {
 /// Returns the side of a worker: its colour, or its version of the colour if only that version
 /// takes the pool's work.
 pub(super) fn side(spec: &WorkerSpec, version: Option<&Arc<str>>, named: &NamedVersions) -> Arc<str> {
-    match (named.get(&spec.pool), version) {
-        (Some((colour, named)), Some(version)) if *colour == spec.colour && named == version => {
-            side::of_version(colour, version)
-        }
-        _ => Arc::clone(&spec.colour),
+    let named = named.get(&(Arc::clone(&spec.pool), Arc::clone(&spec.colour)));
+    match named.filter(|named| version == Some(named)) {
+        Some(named) => side::of_version(&spec.colour, named),
+        None => Arc::clone(&spec.colour),
     }
 }
 

@@ -500,7 +500,7 @@ fn one_version_of_a_colour_can_be_a_side_of_its_own() {
     assert_eq!(ids(&stage), [("chat.blue".to_owned(), Some(6))]);
     assert_eq!(stage.registry.versions(), [("chat".into(), "blue".into(), 2)]);
     let before = stage.registry.expire_and_revise();
-    stage.registry.name_versions([("chat".into(), ("blue".into(), "2".into()))].into());
+    stage.registry.name_versions([(("chat".into(), "blue".into()), "2".into())].into());
     assert_ne!(stage.registry.expire_and_revise(), before);
     assert_eq!(ids(&stage), [("chat.blue".to_owned(), Some(2)), ("chat.blue@2".to_owned(), Some(4))]);
     let sides: Vec<_> = stage.registry.queue_members().iter().map(|it| it.side.to_string()).collect();
@@ -527,6 +527,6 @@ fn over_http_other_versions_than_the_named_one_are_held() {
         stage.hear(&beat(id, 1, &format!(r#","version":"{version}""#))).unwrap();
     }
     assert!(stage.held().is_empty());
-    stage.registry.name_versions([("default".into(), ("blue".into(), "2".into()))].into());
+    stage.registry.name_versions([(("default".into(), "blue".into()), "2".into())].into());
     assert_eq!(stage.held(), ["s", "w1"]);
 }

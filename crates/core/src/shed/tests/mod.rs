@@ -1,6 +1,7 @@
 //! Tests of a gate in virtual time.
 
 mod abandoned;
+mod canary;
 mod course;
 mod debts;
 mod displacing;
@@ -42,7 +43,14 @@ fn settings() -> GateSettings {
 }
 
 fn member(id: &str, slots: u32) -> PoolMember {
-    PoolMember { id: Arc::from(id), slots: Some(slots), kv_tokens: None, eligible: true, external: None }
+    PoolMember {
+        id: Arc::from(id),
+        slots: Some(slots),
+        kv_tokens: None,
+        eligible: true,
+        external: None,
+        canary: false,
+    }
 }
 
 fn gate(settings: GateSettings, members: &[PoolMember]) -> Gate {

@@ -158,6 +158,7 @@ fn gate(scenario: &Scenario, policy: Policy, seed: u64) -> Gate {
             kv_tokens: told.then_some(group.kv_tokens),
             eligible: true,
             external: None,
+            canary: false,
         }
     });
     let mut gate = Gate::new("simulated".into(), settings.clone(), fleet::PICK, seed);
