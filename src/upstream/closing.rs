@@ -91,7 +91,18 @@ pub(crate) fn refusal() -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::relay::tests::WakeCount;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct WakeCount(AtomicUsize);
+
+    impl Wake for WakeCount {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 
     #[test]
     fn each_task_is_woken_once_and_none_is_kept_that_has_left() {

@@ -17,19 +17,15 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::connection::WorkerConnection;
 use super::deadline::Deadline;
 use super::dial::{ADDRESSES_MAX, dial};
+use super::http1::WorkerConnection;
 use super::http2::SharedConnection;
 use super::lazy_timer::LazyTimer;
 use super::settings::UpstreamSettings;
 use super::tls;
 use crate::clock::{Clock, Nanos};
 use crate::fleet::spec::Http2Mode;
-
-/// Largest read, in bytes, which also bounds the head of a response. hyper starts at 8 KiB and
-/// grows only while a worker fills the buffer, so an ordinary token stream stays at 8 KiB.
-const READ_BUFFER: usize = 64 * 1024;
 
 /// Address of a worker.
 #[derive(Debug)]
@@ -45,11 +41,14 @@ pub(crate) struct WorkerAddress {
     pub(crate) authority: Authority,
 }
 
+/// A connection that one request uses at a time.
+pub(crate) type OwnConnection = WorkerConnection<WorkerSocket>;
+
 /// A new connection to a worker.
 #[derive(Debug)]
 pub(crate) enum NewConnection {
     /// HTTP/1.1, for one request at a time.
-    Own(Box<WorkerConnection>),
+    Own(Box<OwnConnection>),
     /// HTTP/2, for many.
     Shared(Arc<SharedConnection>),
 }
@@ -117,21 +116,16 @@ pub(crate) async fn connect(
         (Some(config), Http2Mode::Auto | Http2Mode::PriorKnowledge) => Some(tls::offering_http2(config)),
     };
     let stream = open(target, offering.as_ref(), wait).await?;
-    let heard = Arc::clone(&stream.heard);
-    let now = clock.now();
-    let expires = expiry(settings.connection_age, now);
+    let expires = expiry(settings.connection_age, clock.now());
     if stream.chose_http2() || (target.tls.is_none() && http2 == Http2Mode::PriorKnowledge) {
         let scheme = if target.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
         let host = (scheme, target.authority.clone());
-        let shared = SharedConnection::begin(TokioIo::new(stream), host, heard, (now, expires)).await;
+        let heard = Arc::clone(&stream.heard);
+        let ages = (clock.now(), expires);
+        let shared = SharedConnection::begin(TokioIo::new(stream), host, heard, ages).await;
         return shared.map(NewConnection::Shared).map_err(ConnectError::Http);
     }
-    let (sender, connection) = hyper::client::conn::http1::Builder::new()
-        .max_buf_size(READ_BUFFER)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(ConnectError::Http)?;
-    Ok(NewConnection::Own(WorkerConnection::new(sender, connection, heard, expires)))
+    Ok(NewConnection::Own(WorkerConnection::new(stream, expires)))
 }
 
 /// Connects to one of the target's addresses.
@@ -168,7 +162,7 @@ async fn connect_address(
 #[derive(Debug)]
 pub(crate) struct WorkerSocket {
     wire: MaybeTls,
-    /// Set on each read. Shared with the [`WorkerConnection`], since hyper owns the stream.
+    /// Set on each read. Shared with the [`SharedConnection`], where hyper owns the stream.
     heard: Arc<AtomicBool>,
 }
 
@@ -182,6 +176,16 @@ enum MaybeTls {
 impl WorkerSocket {
     fn new(wire: MaybeTls) -> Self {
         Self { wire, heard: Arc::default() }
+    }
+
+    /// Forgets the bytes that came before the next request.
+    pub(crate) fn forget_heard(&self) {
+        self.heard.store(false, Ordering::Relaxed);
+    }
+
+    /// Returns `true` if no byte came since [`WorkerSocket::forget_heard`].
+    pub(crate) fn is_unheard(&self) -> bool {
+        !self.heard.load(Ordering::Relaxed)
     }
 
     /// Returns `true` if the worker chose HTTP/2 in the TLS handshake.

@@ -13,8 +13,7 @@ use http::{HeaderValue, Uri, uri::PathAndQuery};
 use parking_lot::{Mutex, RwLock};
 use rustls::pki_types::ServerName;
 
-use super::connect::WorkerAddress;
-use super::connection::WorkerConnection;
+use super::connect::{OwnConnection, WorkerAddress};
 use super::http2::{Http2Stream, SharedConnection};
 use super::http2_pool::Http2Pool;
 use super::provider;
@@ -29,7 +28,7 @@ use crate::fleet::{Fleet, FleetWorker};
 /// at that moment is lost. Closing first leaves a second of margin for that race.
 pub(crate) const IDLE: Duration = Duration::from_secs(4);
 
-/// Idle connections kept per worker, each with 16 KiB of buffers.
+/// Idle connections kept per worker. They hold no buffers.
 pub(crate) const IDLE_MAX: usize = 256;
 
 /// Endpoint of a worker, with its idle connections.
@@ -51,7 +50,7 @@ pub(crate) struct Endpoint {
 
 #[derive(Debug)]
 struct IdleConnection {
-    link: Box<WorkerConnection>,
+    link: Box<OwnConnection>,
     since: Nanos,
 }
 
@@ -145,7 +144,7 @@ impl Endpoint {
     }
 
     /// Takes an idle connection that still looks open.
-    pub(crate) fn take(&self) -> Option<Box<WorkerConnection>> {
+    pub(crate) fn take(&self) -> Option<Box<OwnConnection>> {
         let now = self.clock.now();
         if !self.reuse.allowed(now) {
             return None;
@@ -165,7 +164,7 @@ impl Endpoint {
     }
 
     /// Keeps a connection whose response was read to its end, if it can carry another request.
-    pub(crate) fn put(self: &Arc<Self>, mut link: Box<WorkerConnection>) {
+    pub(crate) fn put(self: &Arc<Self>, mut link: Box<OwnConnection>) {
         let since = self.clock.now();
         if !self.reuse.allowed(since) || !link.check(since) {
             return;

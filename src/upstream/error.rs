@@ -7,6 +7,8 @@ use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode, response};
 
 use super::connect::ConnectError;
+use super::http1::Http1Error;
+use super::link::LinkError;
 use super::source::AnswerBreak;
 use super::upload::Upload;
 use crate::models::FallbackReason;
@@ -27,7 +29,7 @@ pub(crate) enum AttemptError {
     /// No connection: the worker has not seen the request.
     Unreachable(ConnectError),
     /// Connection failed, or carried no HTTP, after the request may have been written.
-    Broke(hyper::Error),
+    Broke(LinkError),
     /// Reused idle connection ended as the request was written on it, and no byte came back. Both
     /// sides may be correct: the worker closes connections it considers unused.
     Stale,
@@ -95,11 +97,16 @@ impl From<AnswerBreak> for AttemptError {
 
 impl AttemptError {
     /// Classifies an error of the exchange, which may be one of the client's body.
-    pub(crate) fn of_exchange(error: hyper::Error) -> Self {
+    pub(crate) fn of_exchange(error: LinkError) -> Self {
+        let error = match error {
+            LinkError::Http1(Http1Error::Payload(client)) => return Self::Client(client.refusal()),
+            LinkError::Http1(error) => return Self::Broke(LinkError::Http1(error)),
+            LinkError::Http2(error) => error,
+        };
         match error.source().and_then(|source| source.downcast_ref::<PayloadError>()) {
             Some(client) => Self::Client(client.refusal()),
             None if is_unprocessed(&error) => Self::Unprocessed,
-            None => Self::Broke(error),
+            None => Self::Broke(LinkError::Http2(error)),
         }
     }
 
@@ -276,13 +283,16 @@ fn is_unprocessed(error: &hyper::Error) -> bool {
 }
 
 /// Describes how a connection failed, without content of the request or the address.
-pub(crate) fn describe_break(error: &hyper::Error) -> &'static str {
-    if error.is_parse() {
-        "its answer is not valid HTTP"
-    } else if error.is_incomplete_message() {
-        "it closed the connection in the middle of its answer"
-    } else {
-        "the connection failed"
+pub(crate) fn describe_break(error: &LinkError) -> &'static str {
+    match error {
+        LinkError::Http1(Http1Error::Malformed(_)) => "its answer is not valid HTTP",
+        LinkError::Http1(Http1Error::Incomplete) => "it closed the connection in the middle of its answer",
+        LinkError::Http2(error) if error.is_parse() => "its answer is not valid HTTP",
+        LinkError::Http2(error) if error.is_incomplete_message() => {
+            "it closed the connection in the middle of its answer"
+        }
+        LinkError::Http1(Http1Error::Io(_) | Http1Error::Payload(_) | Http1Error::WrongLength)
+        | LinkError::Http2(_) => "the connection failed",
     }
 }
 

@@ -4,8 +4,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
-use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{Request, StatusCode, response};
 
 use super::error::AttemptError;
 use super::first_token::FirstTokenWait;
@@ -22,23 +21,20 @@ pub(crate) async fn exchange(
     timer: &mut LazyTimer,
     first_token_wait: &mut FirstTokenWait,
     clock: &Clock,
-) -> Result<Response<Incoming>, (AttemptError, Option<Box<Request<Payload>>>)> {
+) -> Result<response::Parts, (AttemptError, Option<Box<Request<Payload>>>)> {
     let may_switch = link.may_switch();
     let mut answer = pin!(link.send(request));
     poll_fn(|cx| {
         if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
             return Poll::Ready(match answer {
                 Ok(answer)
-                    if answer.status() == StatusCode::SWITCHING_PROTOCOLS
-                        && !(may_switch && is_websocket(answer.headers())) =>
+                    if answer.status == StatusCode::SWITCHING_PROTOCOLS
+                        && !(may_switch && is_websocket(&answer.headers)) =>
                 {
                     Err((AttemptError::Switched, None))
                 }
                 Ok(answer) => Ok(answer),
-                Err(mut error) => {
-                    let unsent = error.take_message().map(Box::new);
-                    Err((AttemptError::of_exchange(error.into_error()), unsent))
-                }
+                Err((error, unsent)) => Err((AttemptError::of_exchange(error), unsent)),
             });
         }
         first_token_wait.poll_give_up(timer, clock, cx).map(|wait| Err((AttemptError::Silent(wait), None)))

@@ -8,7 +8,6 @@ use std::task::Poll;
 use http::header::{HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use smallvec::SmallVec;
 
@@ -786,11 +785,10 @@ impl<'a> Forward<'a> {
         &mut self,
         endpoint: &Arc<Endpoint>,
         link: WorkerLink,
-        answer: Response<Incoming>,
+        mut head: response::Parts,
         timer: LazyTimer,
         sent: Nanos,
     ) -> WorkerAnswer {
-        let (mut head, body) = answer.into_parts();
         let reusable = !self.unexpected_body && !headers::says_two_lengths(&head.headers);
         location::relocate(&mut head.headers, &endpoint.authority, endpoint.prefix());
         let watch = self.watch(&head, &endpoint.spec().id);
@@ -800,13 +798,12 @@ impl<'a> Forward<'a> {
         }
         let (limits, clock) = (self.limits(), self.upstream.clock.clone());
         let body = if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            drop(body);
             if let (Some((_, client)), Some(worker)) = (self.switch.take(), link.into_stream()) {
                 tokio::spawn(tunnel(client, worker, self.timeouts.idle, self.permit.clone(), clock.clone()));
             }
             OpenBody::new(None, watch, timer, clock, limits)
         } else {
-            let source = AnswerSource::Http(HttpSource::new(link, body, Arc::clone(endpoint), reusable));
+            let source = AnswerSource::Http(HttpSource::new(link, Arc::clone(endpoint), reusable));
             OpenBody::new(Some(source), watch, timer, clock, limits)
         };
         WorkerAnswer { head, body, first_token_wait }

@@ -4,13 +4,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Body, Frame};
+use http::{Request, response};
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 
-use super::connect::WorkerSocket;
-use super::connection::WorkerConnection;
+use super::connect::{OwnConnection, WorkerSocket};
+use super::http1::Http1Error;
 use super::http2::{self, Http2Stream};
 use crate::clock::Nanos;
 use crate::request::Payload;
@@ -19,9 +18,18 @@ use crate::request::Payload;
 #[derive(Debug)]
 pub(crate) enum WorkerLink {
     /// HTTP/1.1: nobody else uses it.
-    Own(Box<WorkerConnection>),
-    /// HTTP/2: others use the connection too.
-    Shared(Http2Stream),
+    Own(Box<OwnConnection>),
+    /// HTTP/2: others use the connection too. With the body of the answer, once there is one.
+    Shared(Http2Stream, Option<Incoming>),
+}
+
+/// Error of a connection.
+#[derive(Debug)]
+pub(crate) enum LinkError {
+    /// HTTP/1.1.
+    Http1(Http1Error),
+    /// HTTP/2.
+    Http2(hyper::Error),
 }
 
 impl WorkerLink {
@@ -30,33 +38,61 @@ impl WorkerLink {
     pub(crate) async fn send(
         &mut self,
         mut request: Request<Payload>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Payload>>> {
+    ) -> Result<response::Parts, (LinkError, Option<Box<Request<Payload>>>)> {
         match self {
             Self::Own(link) => {
                 http2::to_http1(&mut request);
-                link.send(request).await
+                link.socket().forget_heard();
+                link.send(request).await.map_err(|(error, unsent)| (LinkError::Http1(error), unsent))
             }
-            Self::Shared(stream) => stream.send(request).await,
+            Self::Shared(stream, body) => match stream.send(request).await {
+                Ok(answer) => {
+                    let (head, answer) = answer.into_parts();
+                    *body = Some(answer);
+                    Ok(head)
+                }
+                Err(mut error) => {
+                    let unsent = error.take_message().map(Box::new);
+                    Err((LinkError::Http2(error.into_error()), unsent))
+                }
+            },
         }
     }
 
     /// Polls the next frame of the response whose head [`WorkerLink::send`] returned.
     pub(crate) fn poll_frame(
         &mut self,
-        body: &mut Incoming,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, LinkError>>> {
         match self {
-            Self::Own(link) => link.poll_frame(body, cx),
-            Self::Shared(_) => Pin::new(body).poll_frame(cx),
+            Self::Own(link) => link.poll_frame(cx).map(|frame| Some(frame?.map_err(LinkError::Http1))),
+            Self::Shared(_, Some(body)) => {
+                Pin::new(body).poll_frame(cx).map(|frame| Some(frame?.map_err(LinkError::Http2)))
+            }
+            Self::Shared(_, None) => Poll::Ready(None),
+        }
+    }
+
+    /// Returns `true` if the response was read to its end.
+    pub(crate) fn is_over(&self) -> bool {
+        match self {
+            Self::Own(link) => link.is_over(),
+            Self::Shared(_, body) => body.as_ref().is_none_or(Body::is_end_stream),
+        }
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(link) => link.size_hint(),
+            Self::Shared(_, body) => body.as_ref().map_or_else(SizeHint::default, Body::size_hint),
         }
     }
 
     /// Returns `true` if no byte came since the last request was sent.
     pub(crate) fn is_unheard(&self) -> bool {
         match self {
-            Self::Own(link) => link.is_unheard(),
-            Self::Shared(stream) => stream.is_unheard(),
+            Self::Own(link) => link.socket().is_unheard(),
+            Self::Shared(stream, _) => stream.is_unheard(),
         }
     }
 
@@ -64,18 +100,18 @@ impl WorkerLink {
     pub(crate) fn can_send(&mut self, now: Nanos) -> bool {
         match self {
             Self::Own(link) => link.check(now),
-            Self::Shared(_) => true,
+            Self::Shared(..) => true,
         }
     }
 
     /// Returns `true` if the connection is shared.
     pub(crate) const fn is_shared(&self) -> bool {
-        matches!(self, Self::Shared(_))
+        matches!(self, Self::Shared(..))
     }
 
     /// Lets a shared connection take no new requests.
     pub(crate) fn retire(&self) {
-        if let Self::Shared(stream) = self {
+        if let Self::Shared(stream, _) = self {
             stream.retire();
         }
     }
@@ -95,7 +131,7 @@ impl WorkerLink {
     pub(crate) fn into_stream(self) -> Option<(WorkerSocket, Bytes)> {
         match self {
             Self::Own(link) => link.into_stream(),
-            Self::Shared(_) => None,
+            Self::Shared(..) => None,
         }
     }
 }

@@ -39,7 +39,7 @@ impl Linker<'_> {
         if http2 != Http2Mode::Off
             && let Some(stream) = endpoint.shared().stream(self.clock.now())
         {
-            return Ok((WorkerLink::Shared(stream), true));
+            return Ok((WorkerLink::Shared(stream, None), true));
         }
         if let Some(link) = reuse.then(|| endpoint.take()).flatten() {
             return Ok((WorkerLink::Own(link), true));
@@ -60,7 +60,7 @@ impl Linker<'_> {
             Some(pool) => {
                 let turn = pool.turn().await;
                 if let Some(stream) = pool.stream(self.clock.now()) {
-                    return Ok((WorkerLink::Shared(stream), true));
+                    return Ok((WorkerLink::Shared(stream, None), true));
                 }
                 if !pool.has_room(self.clock.now()) {
                     return Err(ConnectError::NoStream);
@@ -78,7 +78,7 @@ impl Linker<'_> {
                     Box::pin(verify(&mut WorkerLink::Shared(stream), endpoint)).await?;
                 }
                 let stream = endpoint.share(connection).ok_or(ConnectError::NoStream)?;
-                Ok((WorkerLink::Shared(stream), false))
+                Ok((WorkerLink::Shared(stream, None), false))
             }
             NewConnection::Own(link) => {
                 let mut link = WorkerLink::Own(link);

@@ -12,7 +12,8 @@
 //! | `location` | rewriting of redirects |
 //! | `provider` | external workers: what reaches them, and what they tell about their limits |
 //! | `upload` | request bodies that are streamed |
-//! | `endpoints` `reuse` `connect` `dial` `tls` `linking` `link` `connection` `relay` | connections |
+//! | `endpoints` `reuse` `connect` `dial` `tls` `linking` `link` | connections |
+//! | `http1` | connections that one request uses at a time |
 //! | `http2` `http2_pool` | connections that requests share |
 //! | `verify` | whether a new connection leads to the worker that was discovered |
 //! | `queue` | the Redis queue, from which workers take requests |
@@ -39,7 +40,6 @@ mod beside;
 mod body;
 mod closing;
 mod connect;
-mod connection;
 mod deadline;
 mod dial;
 mod early;
@@ -51,6 +51,7 @@ mod first_token;
 mod form;
 mod forward;
 mod headers;
+mod http1;
 mod http2;
 mod http2_pool;
 mod lazy_timer;
@@ -60,7 +61,6 @@ mod location;
 mod observer;
 mod provider;
 mod queue;
-mod relay;
 mod reuse;
 mod source;
 mod tunnel;

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body::{Frame, SizeHint};
 
 use super::endpoints::Endpoint;
-use super::link::WorkerLink;
+use super::link::{LinkError, WorkerLink};
 use super::queue::JobSource;
 use crate::redis::jobs;
 
@@ -26,7 +25,7 @@ pub(crate) enum AnswerSource {
 #[derive(Debug)]
 pub(crate) enum AnswerBreak {
     /// Connection failed.
-    Http(hyper::Error),
+    Http(LinkError),
     /// Job failed.
     Job(jobs::JobError),
 }
@@ -38,10 +37,9 @@ impl AnswerSource {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerBreak>>> {
         match self {
-            Self::Http(source) => source
-                .link
-                .poll_frame(&mut source.body, cx)
-                .map(|frame| Some(frame?.map_err(AnswerBreak::Http))),
+            Self::Http(source) => {
+                source.link.poll_frame(cx).map(|frame| Some(frame?.map_err(AnswerBreak::Http)))
+            }
             Self::Job(source) => source.poll_frame(cx).map(|frame| Some(frame?.map_err(AnswerBreak::Job))),
         }
     }
@@ -49,21 +47,15 @@ impl AnswerSource {
     /// Returns `true` if the response was read to its end.
     pub(crate) fn is_over(&self) -> bool {
         match self {
-            Self::Http(source) => source.body.is_end_stream(),
+            Self::Http(source) => source.link.is_over(),
             Self::Job(source) => source.is_over(),
         }
     }
 
     /// Returns the connection of a fully read response to the pool.
     pub(crate) fn give_back(self) {
-        if let Self::Http(HttpSource { link, body, endpoint, reusable }) = self {
-            // hyper treats the connection as busy as long as the body exists.
-            drop(body);
-            if let WorkerLink::Own(link) = link
-                && reusable
-            {
-                endpoint.put(link);
-            }
+        if let Self::Http(HttpSource { link: WorkerLink::Own(link), endpoint, reusable: true }) = self {
+            endpoint.put(link);
         }
     }
 
@@ -76,7 +68,7 @@ impl AnswerSource {
 
     pub(crate) fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Http(source) => source.body.size_hint(),
+            Self::Http(source) => source.link.size_hint(),
             Self::Job(_) => SizeHint::default(),
         }
     }
@@ -86,20 +78,14 @@ impl AnswerSource {
 #[derive(Debug)]
 pub(crate) struct HttpSource {
     link: WorkerLink,
-    body: Incoming,
     endpoint: Arc<Endpoint>,
     /// `true` if both sides agree on where the next response begins.
     reusable: bool,
 }
 
 impl HttpSource {
-    pub(crate) const fn new(
-        link: WorkerLink,
-        body: Incoming,
-        endpoint: Arc<Endpoint>,
-        reusable: bool,
-    ) -> Self {
-        Self { link, body, endpoint, reusable }
+    pub(crate) const fn new(link: WorkerLink, endpoint: Arc<Endpoint>, reusable: bool) -> Self {
+        Self { link, endpoint, reusable }
     }
 }
 

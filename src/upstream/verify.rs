@@ -29,12 +29,11 @@ pub(super) async fn verify(link: &mut WorkerLink, endpoint: &Endpoint) -> Result
     request.headers_mut().extend(endpoint.spec().headers.clone());
     request.headers_mut().insert(HOST, host);
     let answer = link.send(request).await.map_err(|_| ConnectError::Unverified)?;
-    if !answer.status().is_success() {
+    if !answer.status.is_success() {
         return Err(ConnectError::Unverified);
     }
-    let mut body = answer.into_body();
     let mut page = Vec::new();
-    while let Some(frame) = poll_fn(|cx| link.poll_frame(&mut body, cx)).await {
+    while let Some(frame) = poll_fn(|cx| link.poll_frame(cx)).await {
         let frame = frame.map_err(|_| ConnectError::Unverified)?;
         page.extend_from_slice(frame.data_ref().map_or(&[][..], AsRef::as_ref));
         if page.len() > LARGEST_LIST {
