@@ -1,7 +1,7 @@
 //! Serves one connection.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,15 +9,16 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
 use tower::Service;
 
 use super::aside::Aside;
 use super::drain::{Drain, DrainPhase};
-use super::head_timeout::HeadTimeout;
+use super::head_timeout::{HeadTimeout, WireVersion};
 use super::service::{ConnectionService, ConnectionState};
 use super::write_timeout::StreamExecutor;
 use super::{ListenerBounds, Peer};
@@ -61,16 +62,55 @@ where
 {
     let link = Arc::new(ConnectionState::new(peer));
     let mut phases = drain.phases();
-    let io = TokioIo::new(HeadTimeout::new(socket, bounds.header_read, Arc::clone(&link)));
-    let builder = builder(bounds);
+    let mut socket = HeadTimeout::new(socket, bounds.header_read, Arc::clone(&link));
+    let version = tokio::select! {
+        biased;
+        version = timeout(bounds.idle, socket.version()) => version,
+        // Nobody waits for an answer yet.
+        () = refusing_begins(&mut phases) => return,
+    };
+    let version = match version {
+        Ok(Ok(version)) => version,
+        Ok(Err(error)) => return tracing::debug!(addr = %peer.addr, %error, "connection ended"),
+        Err(_) => return,
+    };
+    let io = TokioIo::new(socket);
     let front = ConnectionService {
         app,
         link: Arc::clone(&link),
         drain: drain.clone(),
         longest_head: longest_head(bounds),
     };
-    let mut connection = pin!(builder.serve_connection_with_upgrades(io, front));
+    match version {
+        WireVersion::Http1 => {
+            let connection = pin!(http1(bounds).serve_connection(io, front).with_upgrades());
+            follow(connection, &link, phases, bounds, http1::UpgradeableConnection::graceful_shutdown).await;
+        }
+        WireVersion::Http2 => {
+            // Boxed: it is larger, and there are fewer of them.
+            let mut connection = Box::pin(http2(bounds).serve_connection(io, front));
+            follow(connection.as_mut(), &link, phases, bounds, http2::Connection::graceful_shutdown).await;
+        }
+    }
+}
 
+/// Waits until requests are refused from now on. Where they are refused already, a connection that arrives gets its
+/// refusal.
+async fn refusing_begins(phases: &mut watch::Receiver<DrainPhase>) {
+    while phases.changed().await.is_ok() && *phases.borrow_and_update() < DrainPhase::Refusing {}
+}
+
+/// Drives a connection until its end. `leave_gracefully` lets it take no further requests.
+async fn follow<C>(
+    mut connection: Pin<&mut C>,
+    link: &ConnectionState,
+    mut phases: watch::Receiver<DrainPhase>,
+    bounds: &ListenerBounds,
+    leave_gracefully: impl Fn(Pin<&mut C>),
+) where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let peer = link.peer;
     let mut pause = bounds.idle / LOOKS;
     let mut look = pin!(sleep(pause));
     let (mut leaving, mut rested, mut begun) = (false, 0, 0);
@@ -115,7 +155,7 @@ where
         }
         if leave && !leaving {
             leaving = true;
-            connection.as_mut().graceful_shutdown();
+            leave_gracefully(connection.as_mut());
             pause = pause.min(bounds.client_stall);
             look.as_mut().reset(Instant::now() + pause);
         }
@@ -126,16 +166,19 @@ fn longest_head(bounds: &ListenerBounds) -> usize {
     bounds.headers.max(LEAST_BUFFER)
 }
 
-fn builder(bounds: &ListenerBounds) -> Builder<StreamExecutor> {
-    let mut builder = Builder::new(StreamExecutor { patience: bounds.client_stall });
+fn http1(bounds: &ListenerBounds) -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
         // `HeadTimeout` applies the head timeout.
         .header_read_timeout(None)
         .max_buf_size(longest_head(bounds));
     builder
-        .http2()
+}
+
+fn http2(bounds: &ListenerBounds) -> http2::Builder<StreamExecutor> {
+    let mut builder = http2::Builder::new(StreamExecutor { patience: bounds.client_stall });
+    builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(bounds.h2_streams)
         .max_header_list_size(u32::try_from(longest_head(bounds)).unwrap_or(u32::MAX))

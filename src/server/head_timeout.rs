@@ -1,4 +1,4 @@
-//! Wraps a connection for hyper: head timeout, error messages and lingering close.
+//! Wraps a connection for hyper: its HTTP version, head timeout, error messages and lingering close.
 //!
 //! Hyper's header timeout also runs on idle keep-alive connections, so ten seconds for a head would
 //! close them after ten seconds. Here it runs only while the first head is expected or a head has
@@ -6,8 +6,13 @@
 //! cannot parse with a bare status; this adds the reason. Closing a socket that still receives
 //! resets it and loses the answer: so if a body is refused midway, input is read and dropped
 //! briefly.
+//!
+//! The version is found here, and not by hyper-util: there, the first read gives hyper as many bytes as
+//! the preface of HTTP/2 has, and for the rest hyper doubles its buffer for good.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -24,6 +29,20 @@ use super::write_timeout::LazySleep;
 /// longer.
 const LONGEST_BARE_ANSWER: usize = 160;
 
+/// First bytes of a connection over HTTP/2 (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes of a read before the version is known.
+const FIRST_READ: usize = 4 * 1024;
+
+/// HTTP version of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WireVersion {
+    /// HTTP/1.0 or HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
 /// How long input is dropped on a connection that the gateway closes.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -36,13 +55,59 @@ pub(super) struct HeadTimeout<T> {
     patience: Duration,
     pending_answer: Bytes,
     lingering: bool,
+    /// Read before the version was known, and not yet by hyper.
+    early: Bytes,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> HeadTimeout<T> {
     pub(super) fn new(inner: T, patience: Duration, link: Arc<ConnectionState>) -> Self {
         let scanner = FramingScanner::new();
         let (timer, pending_answer) = (LazySleep::default(), Bytes::new());
-        Self { inner, link, scanner, timer, patience, pending_answer, lingering: false }
+        Self { inner, link, scanner, timer, patience, pending_answer, lingering: false, early: Bytes::new() }
+    }
+
+    /// Reads until the version of the connection is known.
+    ///
+    /// # Errors
+    /// If the connection fails, or no head comes in time.
+    pub(super) async fn version(&mut self) -> io::Result<WireVersion> {
+        while PREFACE.starts_with(&self.early) && self.early.len() < PREFACE.len() {
+            let read = poll_fn(|cx| self.poll_early(cx)).await?;
+            if read.is_empty() {
+                break;
+            }
+            self.early =
+                if self.early.is_empty() { read } else { [&self.early[..], &read[..]].concat().into() };
+        }
+        Ok(if self.early.starts_with(PREFACE) { WireVersion::Http2 } else { WireVersion::Http1 })
+    }
+
+    /// Reads once, on the stack: a buffer of the task would stay with it.
+    fn poll_early(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        let mut room = [MaybeUninit::uninit(); FIRST_READ];
+        let mut buffer = ReadBuf::uninit(&mut room);
+        ready!(self.poll_socket(cx, &mut buffer))?;
+        Poll::Ready(Ok(Bytes::copy_from_slice(buffer.filled())))
+    }
+
+    /// Reads from the socket, for at most as long as a head may take.
+    fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let outcome = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if self.link.is_upgraded() {
+            self.scanner.stop();
+        }
+        if outcome.is_pending() {
+            return self.poll_head_time(cx).map(Err);
+        }
+        match self.scanner.scan(buf.filled().get(before..).unwrap_or_default()) {
+            Finding::None => {}
+            found => self.link.note_framing(found),
+        }
+        if !self.scanner.in_head() {
+            self.timer.disarm();
+        }
+        outcome
     }
 
     fn poll_head_time(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -97,22 +162,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HeadTimeout<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for HeadTimeout<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buf.filled().len();
-        let outcome = Pin::new(&mut this.inner).poll_read(cx, buf);
-        if this.link.is_upgraded() {
-            this.scanner.stop();
+        if !this.early.is_empty() {
+            let here = this.early.len().min(buf.remaining());
+            buf.put_slice(&this.early.split_to(here));
+            return Poll::Ready(Ok(()));
         }
-        if outcome.is_pending() {
-            return this.poll_head_time(cx).map(Err);
-        }
-        match this.scanner.scan(buf.filled().get(before..).unwrap_or_default()) {
-            Finding::None => {}
-            found => this.link.note_framing(found),
-        }
-        if !this.scanner.in_head() {
-            this.timer.disarm();
-        }
-        outcome
+        this.poll_socket(cx, buf)
     }
 }
 

@@ -89,10 +89,14 @@ pub async fn serve<S, B>(
         let socket = WriteTimeout::new(socket, bounds.client_stall, (place, drain.hold()));
         let (app, drain) = (app.clone(), drain.clone());
         let acceptor = tls.as_ref().map(TlsHandle::acceptor);
+        let Some(acceptor) = acceptor else {
+            // A task of its own, which needs no room for TLS.
+            tokio::spawn(async move {
+                connection::run(socket, Peer { addr, tls: false }, app, &bounds, &drain).await;
+            });
+            continue;
+        };
         tokio::spawn(async move {
-            let Some(acceptor) = acceptor else {
-                return connection::run(socket, Peer { addr, tls: false }, app, &bounds, &drain).await;
-            };
             let peer = Peer { addr, tls: true };
             match timeout(bounds.header_read, acceptor.accept(socket)).await {
                 Ok(Ok(socket)) => connection::run(socket, peer, app, &bounds, &drain).await,
