@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test balancers fmt lint unit client fleet queue-workers queue-load queue-load-short queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes k6 bench bench-proxy messages-cost instructions release-pgo observe-cost overload failover heartbeats redis-away fuzz deny demo llama-cpp image image-short compose packages release-dry-run
+.PHONY: help test balancers fmt lint unit client fleet queue-workers queue-load queue-load-short queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes k6 bench bench-proxy messages-cost memory instructions release-pgo observe-cost overload failover heartbeats redis-away fuzz deny demo llama-cpp image image-short compose packages release-dry-run
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -124,6 +124,9 @@ instructions: ## the instructions of a small request and of an event, by functio
 
 release-pgo: ## the build that is shipped, guided by a profile of the benchmark's load; some 15 minutes
 	scripts/release-pgo
+
+memory: ## what an idle connection, an open stream and a million callers take, beside nginx and HAProxy; some 5 minutes
+	scripts/memory
 
 observe-cost: ## what logs, the page with a viewer and metrics cost; some 3 minutes
 	scripts/observe-cost
