@@ -68,7 +68,6 @@ const CIRCLES: [KnownCircle; 4] = [
         files: &[
             "body",
             "connect",
-            "connection",
             "deadline",
             "dial",
             "early",

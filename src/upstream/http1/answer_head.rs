@@ -11,7 +11,7 @@ use crate::net::fields::elements;
 
 /// A parsed head.
 #[derive(Debug)]
-pub(super) struct AnswerHead {
+pub(super) struct WorkerAnswerHead {
     pub(super) parts: response::Parts,
     pub(super) framing: Framing,
     /// `true` if the connection can carry another request after the body.
@@ -23,7 +23,7 @@ pub(super) struct AnswerHead {
 ///
 /// # Errors
 /// If the bytes are no head, or it does not say clearly where the body ends.
-pub(super) fn parse(bytes: &[u8], method: &Method) -> Result<Option<(usize, AnswerHead)>, Http1Error> {
+pub(super) fn parse(bytes: &[u8], method: &Method) -> Result<Option<(usize, WorkerAnswerHead)>, Http1Error> {
     let mut room = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut parsed = httparse::Response::new(&mut room);
     let length = match parsed.parse(bytes) {
@@ -54,7 +54,7 @@ pub(super) fn parse(bytes: &[u8], method: &Method) -> Result<Option<(usize, Answ
     }
     let framing = framing(&parts, method)?;
     let kept = framing != Framing::UntilClose && is_kept(&parts);
-    Ok(Some((length, AnswerHead { parts, framing, kept })))
+    Ok(Some((length, WorkerAnswerHead { parts, framing, kept })))
 }
 
 /// Returns the part of `text`, a copy of the start of `bytes`, that is at the place of `value` in `bytes`.

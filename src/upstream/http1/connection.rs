@@ -12,7 +12,7 @@ use http_body::{Frame, SizeHint};
 use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::answer_head::{self, AnswerHead};
+use super::answer_head::{self, WorkerAnswerHead};
 use super::decoder::BodyDecoder;
 use super::error::Http1Error;
 use super::outgoing::OutgoingRequest;
@@ -118,7 +118,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WorkerConnection<T> {
         self.outgoing = Some(OutgoingRequest::new(request));
         // Until the answer says otherwise: a future dropped before that leaves its answer behind.
         self.kept = false;
-        let AnswerHead { parts, framing, kept } =
+        let WorkerAnswerHead { parts, framing, kept } =
             poll_fn(|cx| self.poll_head(&method, cx)).await.map_err(|error| (error, None))?;
         self.decoder = framing.into();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -132,7 +132,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WorkerConnection<T> {
         Ok(parts)
     }
 
-    fn poll_head(&mut self, method: &Method, cx: &mut Context<'_>) -> Poll<Result<AnswerHead, Http1Error>> {
+    fn poll_head(
+        &mut self,
+        method: &Method,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<WorkerAnswerHead, Http1Error>> {
         let broken = match self.poll_outgoing(cx) {
             Poll::Ready(Err(error @ Http1Error::Io(_))) => error,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -140,7 +144,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WorkerConnection<T> {
         };
         // The worker may have answered before it closed: then it wants no more of the request.
         let answer = match self.poll_answer(method, cx) {
-            Poll::Ready(Ok(answer)) => Ok(AnswerHead { kept: false, ..answer }),
+            Poll::Ready(Ok(answer)) => Ok(WorkerAnswerHead { kept: false, ..answer }),
             Poll::Ready(Err(_)) | Poll::Pending => Err(broken),
         };
         Poll::Ready(answer)
@@ -155,7 +159,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WorkerConnection<T> {
         Poll::Ready(written)
     }
 
-    fn poll_answer(&mut self, method: &Method, cx: &mut Context<'_>) -> Poll<Result<AnswerHead, Http1Error>> {
+    fn poll_answer(
+        &mut self,
+        method: &Method,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<WorkerAnswerHead, Http1Error>> {
         let Self { socket, input, .. } = self;
         loop {
             let found = ready!(read(socket, cx, |bytes, ended| {
@@ -269,7 +277,7 @@ fn read<R>(
 fn first_head<'b>(
     mut bytes: &'b [u8],
     method: &Method,
-) -> Result<(Option<AnswerHead>, &'b [u8]), Http1Error> {
+) -> Result<(Option<WorkerAnswerHead>, &'b [u8]), Http1Error> {
     loop {
         let parsed = if bytes.is_empty() { None } else { answer_head::parse(bytes, method)? };
         let Some((length, head)) = parsed else {
