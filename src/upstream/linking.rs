@@ -75,7 +75,7 @@ impl Linker<'_> {
             NewConnection::Shared(connection) => {
                 if endpoint.expects().is_some() {
                     let stream = connection.open(self.clock.now()).ok_or(ConnectError::NoStream)?;
-                    Box::pin(verify(&mut WorkerLink::Shared(stream), endpoint)).await?;
+                    Box::pin(verify(&mut WorkerLink::Shared(stream, None), endpoint)).await?;
                 }
                 let stream = endpoint.share(connection).ok_or(ConnectError::NoStream)?;
                 Ok((WorkerLink::Shared(stream, None), false))
