@@ -259,12 +259,15 @@ impl WorkerRegistry {
         }
     }
 
-    /// Takes the names that a discovered worker lists at `/v1/models`.
+    /// Takes the names that a discovered worker lists at `/v1/models`. While its source is away it may
+    /// be somebody else who answers, so the names from before stay.
     pub fn name_models(&mut self, id: &Arc<str>, names: Vec<Arc<str>>) {
         let known = self.discovered.names.get(id).is_some_and(|known| **known == *names);
-        let present =
-            || self.discovered.targets.iter().flat_map(|state| &state.workers).any(|seen| seen.id == *id);
-        if !known && !names.is_empty() && present() {
+        let now = self.process.time();
+        let known_by = |state: &&TargetState| !state.is_away(now);
+        let mut present = self.discovered.targets.iter().filter(known_by).flat_map(|state| &state.workers);
+        let present = present.any(|seen| seen.id == *id);
+        if !known && !names.is_empty() && present {
             self.discovered.names.insert(Arc::clone(id), names.into());
             self.revision += 1;
         }

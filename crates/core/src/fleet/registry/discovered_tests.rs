@@ -187,6 +187,9 @@ fn without_an_answer_everything_stays_and_must_prove_what_it_serves() {
     // The other never said what it serves: nothing can be compared.
     assert_eq!(revision.unverified, BTreeMap::from([("vllm/10.0.0.1".into(), expected)]));
     assert_eq!(stage.registry.targets_away(), [target("vllm")]);
+    // Whoever answers there now may be a stranger.
+    stage.registry.name_models(&"vllm/10.0.0.1".into(), vec!["other".into()]);
+    assert_eq!(stage.registry.expire_and_revise(), revision);
     assert_eq!(stage.registry.source_ages()[&DiscoverySource::Dns], Duration::from_secs(16));
     stage.registry.source_works(&target("vllm"), stage.now);
     assert!(stage.registry.expire_and_revise().unverified.is_empty());
