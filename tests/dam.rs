@@ -25,6 +25,8 @@ mod colours;
 mod command_line;
 #[path = "dam/counting.rs"]
 mod counting;
+#[path = "dam/cuts.rs"]
+mod cuts;
 #[path = "dam/delays.rs"]
 mod delays;
 #[path = "dam/discovery.rs"]
