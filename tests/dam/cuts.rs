@@ -133,7 +133,8 @@ fn tokens_of(name: &str, answer: &Answer) -> u64 {
         sums = [sums[0].max(input), sums[1].max(output)];
     }
     assert!(sums[0] + sums[1] > 0, "{name}: {}", answer.text());
-    sums[0] + sums[1]
+    // The prompt of pictures is not reported, so the estimate is charged.
+    if sums[0] == 0 { 0 } else { sums[0] + sums[1] }
 }
 
 async fn samples() -> Vec<Sample> {
