@@ -196,7 +196,7 @@ impl View {
         let wide = area.width >= WIDE;
         let mut rows = Vec::new();
         for pool in &self.scene.pools {
-            rows.push(Row::new([about(pool)]).style(Style::new().add_modifier(Modifier::BOLD)));
+            rows.push(about(pool));
             rows.extend(pool.strangers.iter().flatten().map(stranger));
             rows.extend(pool.workers.iter().map(|one| worker(one, wide)));
         }
@@ -254,11 +254,14 @@ fn titled<'a>(title: impl Into<Line<'a>>) -> Block<'a> {
     Block::new().borders(ratatui::widgets::Borders::TOP).title(title)
 }
 
-fn about(pool: &PoolView) -> String {
+fn about(pool: &PoolView) -> Row<'_> {
     let active = pool.active.as_ref().map_or_else(|| "every colour".to_owned(), ToString::to_string);
+    let blank = || Line::from("");
     let canary = pool.canary.as_ref().filter(|canary| canary.state == CanaryState::UnderWay);
-    let canary = canary.map(|canary| format!(", {} % to {}", canary.share * 100.0, canary.new));
-    format!("{} ({active}{})", pool.name, canary.unwrap_or_default())
+    let canary = canary.map(|canary| format!("{} % goes to {}", canary.share * 100.0, canary.new));
+    let name = Line::from(format!("{} ({active})", pool.name));
+    let cells = [name, blank(), blank(), blank(), blank(), blank(), Line::from(canary.unwrap_or_default())];
+    Row::new(cells).style(Style::new().add_modifier(Modifier::BOLD))
 }
 
 /// A process that takes the pool's jobs and is none of its workers.
@@ -383,7 +386,8 @@ mod tests {
             "1.2.3  running  Redis lost  heartbeats not used  discovery not used",
             "offered 20.0/s  admitted 5.0/s  refused 15.0/s",
             "failed 0.0/s  left 2.0/s  in flight 3/4  waiting 0  rate_limited 15",
-            "chat (blue, 5 % to green)",
+            "chat (blue)",
+            "5 % goes to green",
             "└ pod-7 (standby)",
             "stranger: takes jobs of blue",
             "● green",

@@ -80,7 +80,8 @@ checked! {
     UrlPath, "URL path", "a path that begins with `/`, such as `/metrics`", "^/[^?# ]{0,255}$",
     |text| {
         let sound = text.starts_with('/') && plain(text) && !text.contains(['?', '#', '\\']);
-        sound && text.parse::<http::uri::PathAndQuery>().is_ok()
+        // The parser takes what is not ASCII too.
+        sound && text.is_ascii() && text.parse::<http::uri::PathAndQuery>().is_ok()
     }
 }
 

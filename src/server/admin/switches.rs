@@ -271,7 +271,7 @@ mod tests {
         let canary = read(r#"{"colour":"green","canary":"5%"}"#).unwrap().canary.unwrap();
         assert_eq!((canary.per_million, canary.judge, canary.attended), (50_000, USUAL_JUDGE, false));
         for wrong in [
-            r#"{"colour":"green","judge":"2m"}"#,
+            r#"{"colour":"green","judge":120}"#,
             r#"{"colour":"green","attended":true}"#,
             r#"{"colour":"green","canary":"5%","force":true}"#,
             r#"{"colour":"green","canary":"5%","judge":0}"#,
