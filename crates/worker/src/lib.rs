@@ -5,6 +5,7 @@
 //! stops what is cancelled, and on shutdown finishes what has begun.
 //!
 //! ```no_run
+//! #![recursion_limit = "256"] // The future of a drainer is deep.
 //! use std::sync::Arc;
 //! use std::time::Duration;
 //!

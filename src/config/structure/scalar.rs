@@ -58,9 +58,10 @@ fn text(options: &[&Value], scalar: &Scalar) -> Result<Value, Wrong> {
     if known.any(|word| word == text) {
         return Ok(text.into());
     }
-    let fits = |option: &&Value| {
-        let syntax = option.get("x-syntax").and_then(Value::as_str).and_then(check);
-        syntax.is_some_and(|syntax| (syntax.accepts)(text))
+    let fits = |option: &&Value| match option.get("x-syntax") {
+        Some(name) => name.as_str().and_then(check).is_some_and(|syntax| (syntax.accepts)(text)),
+        // A free text, such as a scenario's.
+        None => describe::words_of(option).is_empty() && option.get("pattern").is_none(),
     };
     if strings().any(fits) {
         return Ok(text.into());
