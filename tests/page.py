@@ -229,6 +229,7 @@ def shows_a_canary_and_ends_it(browser):
     expect(trial).to_contain_text("went back to blue", timeout=PATIENCE)
     expect(end).to_be_hidden()
     page.locator("form.switch select.colour").select_option("blue")
+    visit.forgive("409")
     visit.close()
 
 
