@@ -50,7 +50,7 @@ def listed(port):
     with contextlib.suppress(OSError, ValueError):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/state", timeout=2) as answer:
             pools = json.load(answer)["pools"]
-        sides = [(side["id"], member["id"]) for pool in pools for side in pool["workers"] for member in side.get("members", [])]
+        sides = [(member["member_of"], member["id"]) for pool in pools for member in pool["workers"] if member.get("member_of")]
         return {f"{side.rpartition('.')[2]}: {worker}" for side, worker in sides} | {
             f"stranger: {stranger['worker']}" for pool in pools for stranger in pool.get("strangers", [])
         }
