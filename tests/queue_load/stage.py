@@ -78,9 +78,13 @@ class Stage:
         """Returns for each gateway its sides: whether it is active, and the names of its green workers."""
         return [
             {
-                side["id"].partition(".")[2]: (side["eligible"], {m["id"] for m in side["members"] if m["light"] == "green"})
+                side["id"].partition(".")[2]: (
+                    side["eligible"],
+                    {m["id"] for m in pool["workers"] if m.get("member_of") == side["id"] and m["light"] == "green"},
+                )
                 for pool in pools
                 for side in pool["workers"]
+                if not side.get("member_of")
             }
             for pools in self.state()
         ]
