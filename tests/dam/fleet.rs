@@ -32,7 +32,7 @@ pub(crate) async fn serves(dam: &Dam) {
     assert_eq!((answer.status, answer.whole), (200, true), "{}", answer.text());
 }
 
-async fn feed(dam: &Dam, up: f64) {
+pub(crate) async fn feed(dam: &Dam, up: f64) {
     eventually("the feed", async || dam.metric("redis_up", "") == up).await;
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::client::{Answer, Conn, chat, get, request};
-use super::fleet::shown;
+use super::fleet::{feed, shown};
 use super::hand::{DONE, Hand, JSON, SSE, Taken, token};
 use super::redis::Redis;
 use super::rig::{Dam, eventually};
@@ -368,6 +368,7 @@ async fn jobs_are_signed_when_heartbeats_are() {
     let key = traffic_dam::fleet::heartbeat::SigningKey::new("not for everybody");
     let hand = Hand::silent(&redis, "w1", "blue").await.signing(&key);
     let beat = super::redis::beat("w1", "a", 1, r#","slots":4,"colour":"blue""#).replace(":100,", ":60000,");
+    feed(&dam, 1.0).await;
     redis.publish(&key.seal("dam:health", &beat)).await;
     known(&dam, "default.blue").await;
     let mut conn = asked(&dam, chat("a", true, 8, &[])).await;
