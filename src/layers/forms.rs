@@ -3,17 +3,16 @@
 //! A form may hold a file that is larger than all memory for bodies, so no more of it is kept than
 //! its beginning up to the model (`bounds.held`). It can be sent only once.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use http_body_util::BodyExt;
 use smallvec::SmallVec;
 
 use super::buffers::{BufferHold, Buffers};
+use super::followed::followed;
 use super::intake::no_room;
 use crate::openai::form::{FormError, FormTap, boundary};
 use crate::refusal::{Reason, Refusal};
@@ -94,7 +93,7 @@ impl FormStart {
     where
         B: Body<Data = Bytes, Error = PayloadError> + Send + Unpin + 'static,
     {
-        let Self { model, tap, read } = self;
+        let Self { model, mut tap, read } = self;
         let at = tap.model_at();
         let mut pieces: SmallVec<[Bytes; 3]> = SmallVec::new();
         let part = model.map(|_| ModelPart { index: usize::from(at.start > 0), json: false });
@@ -106,42 +105,7 @@ impl FormStart {
             None => pieces.push(read),
         }
         pieces.retain(|piece| !piece.is_empty());
-        (Payload::streaming(pieces, FormBody { tap, rest }.boxed_unsync()), part)
-    }
-}
-
-/// The rest of a form, which is forwarded as it arrives, and read along.
-#[derive(Debug)]
-struct FormBody<B> {
-    tap: FormTap,
-    rest: B,
-}
-
-impl<B: Body<Data = Bytes, Error = PayloadError> + Unpin> Body for FormBody<B> {
-    type Data = Bytes;
-    type Error = PayloadError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
-        let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.rest).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-            && let Err(error) = this.tap.feed(data)
-        {
-            return Poll::Ready(Some(Err(PayloadError::Malformed(error.to_string()))));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.rest.size_hint()
+        (Payload::streaming(pieces, followed(rest, move |data| tap.feed(data))), part)
     }
 }
 
@@ -149,6 +113,7 @@ impl<B: Body<Data = Bytes, Error = PayloadError> + Unpin> Body for FormBody<B> {
 mod tests {
     use super::*;
     use futures_util::stream;
+    use http_body::Frame;
     use http_body_util::StreamBody;
 
     type Pieces = StreamBody<stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, PayloadError>>>>;

@@ -3,18 +3,17 @@
 //! Memory for bodies is then `bounds.held` for each connection, whatever the clients send. Bodies
 //! whose beginning does not tell what they cost are read whole.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 
 use super::buffers::{BufferHold, Buffers};
+use super::followed::followed;
 use super::intake::{BoundedBody, IntakeBounds, no_room};
-use crate::openai::body::{BodyFollower, BodyStart, Facts, Shape, StartNeeds, parse_start};
+use crate::openai::body::{BodyStart, Facts, Shape, StartNeeds, parse_start};
 use crate::openai::tap::without_mark;
 use crate::refusal::Refusal;
 use crate::request::PayloadError;
@@ -61,8 +60,8 @@ where
     read_more(&mut body, &mut read, &mut hold, held).await?;
     let start = without_mark(&read);
     let mark = (read.len() - start.len()) as u64;
-    if let Some(BodyStart { facts, follower }) = parse_start(shape, start, length - mark, needs)? {
-        let rest = FollowedBody { follower, rest: body }.boxed_unsync();
+    if let Some(BodyStart { facts, mut follower }) = parse_start(shape, start, length - mark, needs)? {
+        let rest = followed(body, move |data| follower.feed(data));
         return Ok(HeldBody { bytes: read.freeze(), hold, rest: Some((facts, rest)) });
     }
     read_more(&mut body, &mut read, &mut hold, u64::MAX).await?;
@@ -87,47 +86,17 @@ async fn read_more(
     Ok(())
 }
 
-/// The rest of a body, which is forwarded as it arrives, and read along.
-#[derive(Debug)]
-struct FollowedBody<B> {
-    follower: BodyFollower,
-    rest: B,
-}
-
-impl<B: Body<Data = Bytes, Error = PayloadError> + Unpin> Body for FollowedBody<B> {
-    type Data = Bytes;
-    type Error = PayloadError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
-        let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.rest).poll_frame(cx));
-        let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-        if let Some(Err(fault)) = data.map(|data| this.follower.feed(data)) {
-            return Poll::Ready(Some(Err(PayloadError::Malformed(fault.to_string()))));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.rest.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::refusal::Reason;
     use crate::request::Kind;
     use futures_util::stream;
+    use http_body::{Frame, SizeHint};
     use http_body_util::StreamBody;
     use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
     use std::time::Duration;
 
     const LIMITS: IntakeBounds =

@@ -49,6 +49,7 @@ pub mod body;
 pub mod buffers;
 pub mod cost;
 pub mod explain;
+mod followed;
 mod forms;
 pub mod health;
 pub mod held;
