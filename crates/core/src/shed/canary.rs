@@ -2,7 +2,8 @@
 //!
 //! A request of the share goes to a worker on trial if one has room, else to the others, and counts
 //! as one that the trial could not serve. The other requests never go to a worker on trial. So the
-//! trial harms at most its share, and a full side holds up nobody else.
+//! trial harms at most its share, and holds up nobody else when it is full. When the others are full,
+//! the share waits in the same queue as they do.
 //!
 //! * **What counts as failed.** A failure at a worker of the request's own side, and an answer with
 //!   an error status. Clients' own errors are among these: both sides get the same.
@@ -139,7 +140,6 @@ impl PermitRecord {
         }
         let elapsed = now.since(self.dispatched_at()?);
         let slo = settings.slo(self.load.prompt);
-        let failed = self.has_failed() && ending == Ending::Complete;
         match ending {
             Ending::Refused => None,
             // Whoever waits for longer than promised and leaves was not served in time.
@@ -149,7 +149,7 @@ impl PermitRecord {
             Ending::ClientGone => None,
             _ if !own => Some(SideOutcome::Spilled),
             Ending::WorkerFailed | Ending::TimedOut => Some(SideOutcome::Failed),
-            Ending::Complete if failed => Some(SideOutcome::Failed),
+            Ending::Complete if self.has_failed() => Some(SideOutcome::Failed),
             Ending::Complete => {
                 let per = |length: Duration, tokens: u64| (tokens > 0).then(|| length.div_f64(tokens as f64));
                 let (pace, whole) = match self.ttft {

@@ -52,16 +52,9 @@ impl Gate {
         if !self.has_alternative(id, now) {
             return None;
         }
-        let failed = self.permits.get(&id).is_some_and(|permit| permit.failed_by_side);
-        if failed {
-            self.count_ended(id, Ending::WorkerFailed, now);
-        }
         let mut permit = self.revoke(id, now)?;
         permit.tried.push(permit.worker);
-        let mut load = self.load_of(ask);
-        if failed {
-            load.side = load.side.elsewhere();
-        }
+        let load = self.load_after(&permit, ask);
         let next = self.enqueue(ask, load, permit.tried, now);
         self.process_timeouts(now);
         self.serve(now);
@@ -104,8 +97,19 @@ impl Gate {
         })
     }
 
-    /// Revokes a permit; [`Gate::requeue`] queues its request again.
+    /// Returns the load of a request whose permit was revoked. What failed at its side goes to the other.
+    fn load_after(&self, permit: &PermitRecord, ask: &PermitRequest) -> RequestLoad {
+        let load = self.load_of(ask);
+        let side = if permit.failed_by_side { load.side.elsewhere() } else { load.side };
+        RequestLoad { side, ..load }
+    }
+
+    /// Revokes a permit; [`Gate::requeue`] queues its request again. A failure at its side counts now, as
+    /// the next permit does not know of it.
     pub(super) fn revoke(&mut self, id: PermitId, now: Nanos) -> Option<PermitRecord> {
+        if self.permits.get(&id)?.failed_by_side {
+            self.count_ended(id, Ending::WorkerFailed, now);
+        }
         let mut permit = self.permits.remove(&id)?;
         self.detach(id, &mut permit, now);
         self.in_flight = self.in_flight.saturating_sub(u64::from(permit.load.sequences));
@@ -113,9 +117,11 @@ impl Gate {
         Some(permit)
     }
 
-    /// Queues a request again that lost its permit, or refuses it.
-    pub(super) fn requeue(&mut self, id: PermitId, ask: &PermitRequest, now: Nanos) {
-        let next = self.enqueue(ask, self.load_of(ask), self.unfit(ask), now).map_err(|_refusal| {
+    /// Queues a request again that lost `permit`, or refuses it.
+    pub(super) fn requeue(&mut self, id: PermitId, permit: PermitRecord, now: Nanos) {
+        let Some(ask) = &permit.ask else { return };
+        let load = self.load_after(&permit, ask);
+        let next = self.enqueue(ask, load, self.unfit(ask), now).map_err(|_refusal| {
             let retry = self.retry_after(now);
             refuse::gave_way(&self.pool, retry)
         });

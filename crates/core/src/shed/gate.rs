@@ -157,9 +157,7 @@ impl Gate {
                 && let Some(yielding) = self.revoke(id, now)
             {
                 let grant = self.admit_at_once(ask, place, affinity, now);
-                if let Some(ask) = yielding.ask {
-                    self.requeue(id, &ask, now);
-                }
+                self.requeue(id, yielding, now);
                 // The revoked request may have been wider than the new one.
                 self.serve(now);
                 return Ok(GateAnswer::Granted(grant));

@@ -74,10 +74,18 @@ impl Gate {
         }
     }
 
-    /// Refuses a prompt that no worker can ever hold; one in a cool-down counts, as it will return.
+    /// Refuses a prompt that no worker it may go to can ever hold; one in a cool-down counts, as it will
+    /// return. Otherwise it would wait at the head of the queue in vain, and all others behind it.
     pub(super) fn check_size(&mut self, load: &RequestLoad, now: Nanos) -> Result<(), Refusal> {
         self.refresh_sums(now);
-        match self.roll.largest_prompt {
+        let most = if self.settings.canary.is_none() {
+            self.roll.largest_prompt
+        } else {
+            let own =
+                self.workers.iter().flatten().filter(|worker| worker.takes_work() && worker.may_take(load));
+            own.map(GateWorker::largest_prompt).max()
+        };
+        match most {
             Some(most) if load.prompt > most => Err(refuse::too_large(&self.pool, load.prompt, most)),
             _ => Ok(()),
         }

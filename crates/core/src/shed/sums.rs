@@ -123,8 +123,7 @@ impl Gate {
             let Some(worker) = worker else { continue };
             worker.counted = None;
             if worker.takes_work() {
-                let most = worker.member.kv_tokens.unwrap_or(u64::MAX);
-                roll.largest_prompt = Some(roll.largest_prompt.unwrap_or(0).max(most));
+                roll.largest_prompt = roll.largest_prompt.max(Some(worker.largest_prompt()));
             }
             if worker.known.until <= now {
                 worker.known.room = None;

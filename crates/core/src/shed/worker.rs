@@ -131,6 +131,11 @@ impl GateWorker {
         self.member = member;
     }
 
+    /// Returns the tokens of the largest prompt that it can hold.
+    pub(super) fn largest_prompt(&self) -> u64 {
+        self.member.kv_tokens.unwrap_or(u64::MAX)
+    }
+
     /// Returns `true` if it may take new work once it is reachable.
     pub(super) fn takes_work(&self) -> bool {
         self.member.eligible && !self.leaving

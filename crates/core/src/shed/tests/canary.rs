@@ -112,6 +112,40 @@ fn a_failure_counts_for_the_side_that_failed_and_the_others_serve_the_request() 
 }
 
 #[test]
+fn a_prompt_that_its_side_can_never_hold_is_refused_and_holds_up_nobody() {
+    let members = [
+        PoolMember { kv_tokens: Some(1000), ..member("old", 1) },
+        PoolMember { canary: true, kv_tokens: Some(8000), ..member("new", 1) },
+    ];
+    let settings = GateSettings { canary: Some(SHARE), limit: LimitSource::Slots, ..settings() };
+    let mut gate = gate(settings, &members);
+    let large = |drawn| PermitRequest { prompt_tokens: 5000, ..of_share(drawn) };
+    assert_eq!(&*granted(&mut gate, &large(true), at(0)).worker, "new");
+    assert_eq!(refused(&mut gate, &large(false), at(0)).reason, Reason::RequestTooLarge);
+    assert_eq!(&*granted(&mut gate, &of_share(false), at(0)).worker, "old");
+}
+
+#[test]
+fn what_failed_at_its_side_and_gives_way_to_a_critical_request_counts_and_stays_with_the_others() {
+    let mut gate = on_trial(settings(), 1, 1);
+    let batch = PermitRequest { class: Class::Batch, ..of_share(true) };
+    let grant = granted(&mut gate, &batch, at(0));
+    gate.dispatched(grant.permit, at(0));
+    gate.worker_failed(grant.permit, WorkerFailure::Error, at(0));
+    assert_eq!(gate.reassign(grant.permit, at(0)).as_deref(), Some("old"));
+    let critical = PermitRequest { class: Class::Critical, ..of_share(false) };
+    let urgent = granted(&mut gate, &critical, at(1));
+    assert_eq!(gate.take_displaced().count(), 1);
+    assert_eq!(counts(&gate).canary, SideCounts { failed: 1, ..SideCounts::default() });
+    // The side on trial is idle, but has failed it.
+    assert!(outcomes(&mut gate).is_empty());
+    gate.release(urgent.permit, Ending::Refused, 0, at(2));
+    let settled: Vec<_> = gate.take_outcomes().collect();
+    let [(_, Ok(next))] = &settled[..] else { panic!("{settled:?}") };
+    assert_eq!(&*next.worker, "old");
+}
+
+#[test]
 fn late_answers_and_error_answers_are_not_good_and_clients_that_leave_do_not_count() {
     let mut gate = on_trial(settings(), 4, 4);
     serve(&mut gate, &of_share(true), 0, 1500);
