@@ -2,8 +2,8 @@
 //!
 //! | key | what |
 //! | --- | --- |
-//! | `{prefix}:pool:{pool}:canary` | the lease, written once a second by the gateway that judges; lives 60 s |
-//! | `{prefix}:pool:{pool}:canary:{id}` | the counts of a gateway, written once a second; lives 10 s |
+//! | `{prefix}:pool:{pool}:canary` | the lease, written twice a second by the gateway that judges; lives 60 s |
+//! | `{prefix}:pool:{pool}:canary:{id}` | the counts of a gateway, written twice a second; lives 10 s |
 //!
 //! The canary itself is a part of the switch that began it ([`control`](super::control)). Both texts
 //! are signed, if there is a key, together with the name of their Redis key, and carry the epoch of
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::connect::{Connection, connect};
 use super::settings::RedisSettings;
 use crate::fleet::LeaseText;
-use crate::fleet::heartbeat::{LARGEST, SigningKey, unsealed};
+use crate::fleet::heartbeat::{LARGEST, SigningKey, open_if_keyed, seal_if_keyed};
 use crate::shed::CanaryCounts;
 
 /// Lifetime of a lease's key, in ms: longer than it counts, so that people can still read it.
@@ -99,7 +99,7 @@ impl CanaryStore {
     ) -> RedisResult<()> {
         let place = self.counts_key(pool, id);
         let Ok(text) = serde_json::to_string(&CountsText { v: 1, epoch, counts }) else { return Ok(()) };
-        let text = self.key.as_ref().map_or_else(|| text.clone(), |key| key.seal(&place, &text));
+        let text = seal_if_keyed(self.key.as_ref(), &place, text);
         self.set(&place, &text, COUNTS_LIVE_MS).await
     }
 
@@ -129,10 +129,7 @@ impl CanaryStore {
     }
 
     fn read_counts(&self, text: &[u8], place: &str, epoch: u64) -> Option<CanaryCounts> {
-        let text = match &self.key {
-            Some(key) => key.open(place, text).ok()?,
-            None => unsealed(text),
-        };
+        let text = open_if_keyed(self.key.as_ref(), place, text).ok()?;
         let read: CountsText = serde_json::from_slice(text).ok()?;
         (read.v == 1 && read.epoch == epoch && read.counts.is_plausible()).then_some(read.counts)
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-use traffic_dam_core::fleet::heartbeat::{SignatureError, SigningKey, unsealed};
+use traffic_dam_core::fleet::heartbeat::{SignatureError, SigningKey, open_if_keyed, seal_if_keyed};
 
 /// Current signature key. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -38,10 +38,7 @@ impl Signing {
     /// Returns the text signed for the Redis key `place`.
     #[must_use]
     pub fn sign(&self, place: &str, text: String) -> String {
-        match &*self.0.load() {
-            Some(key) => key.seal(place, &text),
-            None => text,
-        }
+        seal_if_keyed(self.0.load().as_deref(), place, text)
     }
 
     /// Verifies the text stored under the Redis key `place`, and removes its signature.
@@ -49,10 +46,7 @@ impl Signing {
     /// # Errors
     /// Returns an error if there is a key, and the signature is missing or wrong.
     pub fn verify<'a>(&self, place: &str, kept: &'a str) -> Result<&'a str, SignatureError> {
-        let text = match &*self.0.load() {
-            Some(key) => key.open(place, kept.as_bytes())?,
-            None => unsealed(kept.as_bytes()),
-        };
+        let text = open_if_keyed(self.0.load().as_deref(), place, kept.as_bytes())?;
         // The signature is ASCII, so the rest is valid UTF-8.
         Ok(std::str::from_utf8(text).unwrap_or_default())
     }

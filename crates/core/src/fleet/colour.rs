@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::eligibility::{CanarySide, Colours};
-use super::heartbeat::{HeartbeatError, LARGEST, SignatureError, SigningKey, name, unsealed};
+use super::heartbeat::{HeartbeatError, LARGEST, SignatureError, SigningKey, name, seal_if_keyed, unsealed};
 use super::registry::NamedVersions;
 use super::side;
 use crate::shed::{CanaryShare, WHOLE};
@@ -285,8 +285,7 @@ impl ColourSwitches {
         if let Some(canary) = canary {
             fields["canary"] = canary.write();
         }
-        let text = fields.to_string();
-        self.key.as_ref().map_or_else(|| text.clone(), |key| key.seal(&self.channel, &text))
+        seal_if_keyed(self.key.as_ref(), &self.channel, fields.to_string())
     }
 }
 

@@ -12,7 +12,8 @@ mod tests;
 
 pub use read::HeartbeatError;
 pub(super) use read::name;
-pub use seal::{SignatureError, SigningKey, unsealed};
+pub(crate) use seal::unsealed;
+pub use seal::{SignatureError, SigningKey, open_if_keyed, seal_if_keyed};
 
 use std::sync::Arc;
 use std::time::Duration;

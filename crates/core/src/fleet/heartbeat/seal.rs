@@ -85,9 +85,33 @@ impl fmt::Debug for SigningKey {
     }
 }
 
+/// Returns `text` with its signature for `channel`, or as it is without a key.
+#[must_use]
+pub fn seal_if_keyed(key: Option<&SigningKey>, channel: &str, text: String) -> String {
+    match key {
+        Some(key) => key.seal(channel, &text),
+        None => text,
+    }
+}
+
+/// Returns the text in `sealed` if its signature for `channel` is valid; without a key, unchecked.
+///
+/// # Errors
+/// If there is a key, and the signature is missing or wrong.
+pub fn open_if_keyed<'a>(
+    key: Option<&SigningKey>,
+    channel: &str,
+    sealed: &'a [u8],
+) -> Result<&'a [u8], SignatureError> {
+    match key {
+        Some(key) => key.open(channel, sealed),
+        None => Ok(unsealed(sealed)),
+    }
+}
+
 /// Returns the text without its signature, unchecked: workers can get a key before gateways do.
 #[must_use]
-pub fn unsealed(text: &[u8]) -> &[u8] {
+pub(crate) fn unsealed(text: &[u8]) -> &[u8] {
     split(text).map_or(text, |(_, text)| text)
 }
 
