@@ -169,7 +169,7 @@ impl Consumer {
                 let job = fields.remove("job").unwrap_or_default();
                 let entry = StreamEntry { id, side: Arc::clone(side), job, given: 1 };
                 match fields.remove("colour") {
-                    Some(colour) if *colour != **side => self.refuse(&entry, &colour).await?,
+                    Some(colour) if *colour != **side => self.refuse(&entry, &colour).await,
                     _ => read.push(entry),
                 }
             }
@@ -179,10 +179,11 @@ impl Consumer {
 
     /// Hands back an entry that names another colour than its stream's. `take` refuses its job too, but
     /// knows no colour yet of one that has just become startable.
-    async fn refuse(&self, entry: &StreamEntry, colour: &str) -> RedisResult<()> {
+    async fn refuse(&self, entry: &StreamEntry, colour: &str) {
         let (side, job) = (&*entry.side, &*entry.job);
         tracing::warn!(side, colour, job, "handed back a job of another colour");
-        self.hand_back(entry).await
+        // If this fails, it is claimed later; the other entries that were read must not be lost over it.
+        self.hand_back(entry).await.unwrap_or_default();
     }
 
     /// Claims up to `most` entries that were not renewed for three intervals.
