@@ -351,6 +351,10 @@ impl WorkerRegistry {
 
     /// Returns the discovered workers that take no new requests.
     pub(super) fn discovered_held(&self) -> Vec<Arc<str>> {
+        // Several times a second, of up to thousands of other workers.
+        if self.discovered.targets.is_empty() {
+            return Vec::new();
+        }
         let used = self.discovered.used(&self.settings, &self.told_specs()).0;
         let held = used.into_iter().filter(|used| {
             used.seen.presence != Presence::Ready
