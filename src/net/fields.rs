@@ -1,6 +1,6 @@
 //! Header fields that are lists.
 
-use http::header::CONTENT_ENCODING;
+use http::header::{CONNECTION, CONTENT_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Returns the elements of a comma-separated list, trimmed, without empty ones (RFC 9110 §5.6.1).
@@ -20,6 +20,12 @@ pub fn elements_of<'h>(
 #[must_use]
 pub fn is_encoded(headers: &HeaderMap) -> bool {
     elements_of(headers, &CONTENT_ENCODING).any(|coding| !coding.eq_ignore_ascii_case(b"identity"))
+}
+
+/// Returns `true` if the sender closes the connection after this message.
+#[must_use]
+pub fn says_close(headers: &HeaderMap) -> bool {
+    elements_of(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"close"))
 }
 
 #[cfg(test)]

@@ -733,7 +733,7 @@ impl<'a> Forward<'a> {
         }
         fields.insert(HOST, endpoint.authority.clone());
         if !payload.is_end_stream() && payload.size_hint().exact().is_none() {
-            // Without this field hyper assumes that a GET has no body.
+            // Without this field a GET has no body for the HTTP client.
             fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         for (name, value) in &endpoint.spec().headers {

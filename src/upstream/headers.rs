@@ -259,7 +259,7 @@ fn say_one_length(headers: &mut HeaderMap) {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let (first, more) = (lengths.next(), lengths.next().is_some());
     let Some(value) = first.filter(|value| more || value.as_bytes().contains(&b',')) else { return };
-    // hyper accepted several, so they are equal.
+    // The HTTP client refuses lengths that differ, so they are equal.
     let one = elements(value).next().unwrap_or_default();
     match HeaderValue::from_bytes(one) {
         Ok(one) => headers.insert(CONTENT_LENGTH, one),

@@ -1,13 +1,13 @@
 //! Heads of answers (RFC 9112 §4, §6.3).
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, response};
 use hyper::ext::ReasonPhrase;
 
 use super::decoder::{FIELDS_MAX, Framing};
 use super::error::Http1Error;
-use crate::net::fields::elements;
+use crate::net::fields::says_close;
 
 /// A parsed head.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(super) struct WorkerAnswerHead {
 }
 
 /// Parses the head at the front of `bytes`, of an answer to a request with `method`. Returns its length too;
-/// `None` if it is not complete. A head without framing is an interim one.
+/// `None` if it is not complete.
 ///
 /// # Errors
 /// If the bytes are no head, or it does not say clearly where the body ends.
@@ -111,11 +111,5 @@ fn one_length(headers: &HeaderMap) -> Option<u64> {
 
 fn is_kept(parts: &response::Parts) -> bool {
     // A worker that speaks HTTP/1.0 would have to be asked in HTTP/1.0.
-    parts.version == Version::HTTP_11
-        && !parts
-            .headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(elements)
-            .any(|option| option.eq_ignore_ascii_case(b"close"))
+    parts.version == Version::HTTP_11 && !says_close(&parts.headers)
 }

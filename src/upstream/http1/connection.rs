@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::header::CONNECTION;
 use http::{Method, Request, StatusCode, response};
 use http_body::{Frame, SizeHint};
 use memchr::memmem;
@@ -17,7 +16,7 @@ use super::decoder::BodyDecoder;
 use super::error::Http1Error;
 use super::outgoing::OutgoingRequest;
 use crate::clock::Nanos;
-use crate::net::fields::elements_of;
+use crate::net::fields::says_close;
 use crate::request::Payload;
 
 /// Bytes of one read, on the stack. Content that comes together is passed on together.
@@ -113,8 +112,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WorkerConnection<T> {
             return Err((Http1Error::Incomplete, Some(Box::new(request))));
         }
         let method = request.method().clone();
-        let closes =
-            elements_of(request.headers(), &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"close"));
+        let closes = says_close(request.headers());
         self.outgoing = Some(OutgoingRequest::new(request));
         // Until the answer says otherwise: a future dropped before that leaves its answer behind.
         self.kept = false;
@@ -126,6 +124,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WorkerConnection<T> {
                 self.switch = ProtocolSwitch::Done;
             }
         } else {
+            self.switch = ProtocolSwitch::Forbidden;
             // What comes behind an answer without a body belongs to no request.
             self.kept = kept && !closes && (self.input.is_empty() || !self.decoder.is_over());
         }
@@ -181,8 +180,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WorkerConnection<T> {
                     return Ok(None);
                 }
                 let (head, rest) = first_head(input, method)?;
-                let read = input.len() - rest.len();
-                drop(input.split_to(read));
+                // Not a part of the same memory, which would stay for as long as the connection.
+                let rest = BytesMut::from(rest);
+                *input = rest;
                 Ok(head)
             }))?;
             if let Some(head) = found? {

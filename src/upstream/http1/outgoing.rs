@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::header::{CONTENT_LENGTH, TRAILER, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, Method, Request, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, request};
 use http_body::Body as _;
 use smallvec::SmallVec;
 use tokio::io::AsyncWrite;
@@ -86,9 +86,7 @@ impl OutgoingRequest {
             if name == CONTENT_LENGTH || name == TRANSFER_ENCODING {
                 continue;
             }
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                text.extend_from_slice(part);
-            }
+            push_field(&mut text, name, value);
         }
         match self.framing {
             BodyFraming::Length(_) if !with_body => {}
@@ -196,15 +194,19 @@ impl OutgoingRequest {
             BodyFraming::Chunked(announced) => {
                 let mut text = b"0\r\n".to_vec();
                 for (name, value) in trailers.iter().flatten().filter(|(name, _)| announced.contains(name)) {
-                    for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                        text.extend_from_slice(part);
-                    }
+                    push_field(&mut text, name, value);
                 }
                 text.extend_from_slice(b"\r\n");
                 self.ready.push_back(text.into());
                 Ok(())
             }
         }
+    }
+}
+
+fn push_field(text: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+        text.extend_from_slice(part);
     }
 }
 
