@@ -98,7 +98,8 @@ impl App {
     /// Logs the discovered workers that are not used, each once.
     fn report_refusals(&self, told: &mut BTreeSet<Arc<str>>) {
         let refusals = self.0.fleet_sync.registry.lock().discovery_refusals();
-        told.retain(|id| refusals.iter().any(|(refused, _)| refused == id));
+        let refused: BTreeSet<&Arc<str>> = refusals.iter().map(|(refused, _)| refused).collect();
+        told.retain(|id| refused.contains(id));
         for (worker, reason) in refusals.into_iter().take(REMEMBERED) {
             if !told.contains(&worker) {
                 tracing::warn!(worker = &*worker, %reason, "a discovered worker is not used");

@@ -77,7 +77,7 @@ enum LookupError {
     Failed { name: String, source: NetError },
 }
 
-/// The addresses of a host, and the time that this holds.
+/// What a lookup found, and the time that this holds.
 struct Found<T> {
     what: Vec<T>,
     ttl: Duration,
@@ -157,9 +157,9 @@ async fn services(
         .iter()
         .filter(|service| Some(service.priority) == best)
         .map(|service| (service.target.to_utf8(), service.port))
-        .take(MOST_HOSTS)
         .collect();
-    let found: Vec<_> = stream::iter(hosts)
+    // The first by name: the same ones at each lookup, whatever the order of the answer.
+    let found: Vec<_> = stream::iter(hosts.into_iter().take(MOST_HOSTS))
         .map(|(host, port)| async move {
             let found = addresses(resolver, &host, target.family).await?;
             Ok::<_, LookupError>((Arc::<str>::from(host.trim_end_matches('.')), port, found))

@@ -47,13 +47,11 @@ pub async fn ask_models(context: DiscoveryContext) {
         ticks.tick().await;
         let workers = context.registry.lock().workers_to_ask();
         let now = context.clock.now();
-        next.retain(|id, question| {
-            // Another process may have come to the place of a worker, under its id.
-            let same = |worker: &UnnamedWorker| {
-                worker.id == *id && worker.url == question.url && worker.address == question.address
-            };
-            workers.iter().any(same)
-        });
+        let places: HashMap<_, _> =
+            workers.iter().map(|worker| (&worker.id, (&worker.url, worker.address))).collect();
+        // Another process may have come to the place of a worker, under its id.
+        next.retain(|id, question| places.get(id) == Some(&(&question.url, question.address)));
+        drop(places);
         let due = |worker: &UnnamedWorker| next.get(&worker.id).is_none_or(|question| question.at <= now);
         let mut due = workers.into_iter().filter(due);
         let mut asked: FuturesUnordered<_> =

@@ -59,8 +59,10 @@ pub async fn read_workers(settings: ScrapeSettings, context: DiscoveryContext) {
             wanted
         };
         running.retain(|id, task| {
-            let place = |spec: &WorkerSpec| (spec.url.clone(), spec.address, spec.headers.clone());
-            wanted.get(id).is_some_and(|spec| place(spec) == place(&task.spec))
+            wanted.get(id).is_some_and(|spec| {
+                let known = &task.spec;
+                (&spec.url, spec.address, &spec.headers) == (&known.url, known.address, &known.headers)
+            })
         });
         for (id, spec) in wanted {
             running.entry(id).or_insert_with(|| {
