@@ -238,8 +238,16 @@ impl App {
         for (pool, judged) in self.0.canaries.0.lock().iter_mut() {
             let Some(last) = switches.last(pool) else { continue };
             if judged.state == CanaryState::UnderWay && last.epoch > judged.switch.epoch {
-                judged.state = CanaryState::Reverted;
-                judged.why = Some(format!("another switch was made: {} is active", last.side()));
+                let ended = |promoted| judged.switch.ended(promoted).as_ref() == Some(last);
+                let (state, why) = if ended(true) {
+                    (CanaryState::Promoted, "its promotion was made, though Redis did not say so".to_owned())
+                } else if ended(false) {
+                    (CanaryState::Reverted, "it was ended at another gateway".to_owned())
+                } else {
+                    let why = format!("another switch was made: {} is active", last.side());
+                    (CanaryState::Reverted, why)
+                };
+                (judged.state, judged.why) = (state, Some(why));
             }
         }
     }

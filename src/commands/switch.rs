@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 use traffic_dam::config::syntax::Syntax;
 use traffic_dam::net::client;
-use traffic_dam::server::admin::read_share;
+use traffic_dam::server::admin::{read_judge, read_share};
 use traffic_dam::view::{CanaryState, CanaryView, SideView};
 
 use super::admin_port::{AdminAddress, AdminPort, NO_TOKEN};
@@ -49,7 +49,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_parser = |text: &str| read_share(text).map(|_| text.to_owned()), conflicts_with = "force")]
     canary: Option<String>,
     /// How long to try it; longer, up to 5 times, until there are enough answers
-    #[arg(long, default_value = "2m", value_parser = read_judge, requires = "canary")]
+    #[arg(long, default_value = "2m", value_parser = read_length, requires = "canary")]
     judge: Duration,
     /// Switch even during a canary, and to a colour without a ready worker: for going back
     #[arg(long)]
@@ -58,15 +58,15 @@ pub(crate) struct Arguments {
     address: AdminAddress,
 }
 
-fn read_judge(text: &str) -> Result<Duration, String> {
+fn read_length(text: &str) -> Result<Duration, String> {
     let judge = <Duration as Syntax>::read(text).filter(|judge| judge.subsec_nanos() == 0);
-    let judge = judge.filter(|judge| (1..=3600).contains(&judge.as_secs()));
+    let judge = judge.filter(|judge| read_judge(judge.as_secs()).is_ok());
     judge.ok_or_else(|| "must be whole seconds from 1s to 1h, such as `2m`".to_owned())
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<(), CommandError> {
     let Arguments { pool, colour, version, canary, judge, force, address } = arguments;
-    let gateway = Gateway { port: AdminPort::new(address)?, pool };
+    let gateway = PoolClient { port: AdminPort::new(address)?, pool };
     let mut body = json!({ "colour": colour, "force": force });
     if let Some(version) = version {
         body["version"] = json!(version);
@@ -77,10 +77,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), CommandError> {
         body["attended"] = json!(true);
     }
     runtime()?.block_on(async {
-        let interrupted = signal(SignalKind::interrupt())?;
+        // Listened to before the canary begins: an interrupt in between must cancel it.
+        let interrupted = canary.map(|_| signal(SignalKind::interrupt())).transpose()?;
         let (status, answer) = gateway.call(Method::PUT, "active", Some(&body)).await.map_err(unchanged)?;
-        match (status, &canary) {
-            (StatusCode::ACCEPTED, Some(_)) => {
+        match (status, interrupted) {
+            (StatusCode::ACCEPTED, Some(interrupted)) => {
                 let begun = serde_json::from_value(answer)
                     .map_err(|error| unchanged(format!("the gateway may have another version: {error}")))?;
                 gateway.attend(begun, interrupted).await
@@ -119,12 +120,12 @@ fn refusal(status: StatusCode, answer: &Value) -> String {
 }
 
 /// A pool at the admin port of a gateway.
-struct Gateway {
+struct PoolClient {
     port: AdminPort,
     pool: String,
 }
 
-impl Gateway {
+impl PoolClient {
     /// Calls `/api/v1/pools/{pool}/{what}`.
     async fn call(
         &self,
@@ -154,6 +155,8 @@ impl Gateway {
         let mut view = begun;
         print_line(format!("{}: {} gets {} % beside {}", self.pool, view.new, view.share * 100.0, view.old));
         let (mut heard, mut told) = (Instant::now(), Instant::now());
+        // From the interrupt on it is cancelled, not attended, until the gateway has done so.
+        let mut cancels = false;
         loop {
             match view.state {
                 CanaryState::UnderWay => {}
@@ -173,9 +176,14 @@ impl Gateway {
                 told = Instant::now();
                 print_line(lines(&view));
             }
-            let call = tokio::select! {
-                () = sleep(LOOK) => self.call(Method::PUT, "canary", Some(&epoch)).await,
-                _ = interrupted.recv() => self.call(Method::DELETE, "canary", None).await,
+            tokio::select! {
+                () = sleep(LOOK) => {}
+                _ = interrupted.recv() => cancels = true,
+            }
+            let call = if cancels {
+                self.call(Method::DELETE, "canary", None).await
+            } else {
+                self.call(Method::PUT, "canary", Some(&epoch)).await
             };
             match call {
                 Ok((StatusCode::OK, answer)) => {
@@ -184,6 +192,8 @@ impl Gateway {
                         failed(REVERTED, format!("the gateway may have another version: {error}"))
                     })?;
                 }
+                // It has just ended; the next call says how.
+                Ok((StatusCode::NOT_FOUND, _)) if cancels => cancels = false,
                 Ok((StatusCode::NOT_FOUND, _)) => {
                     let why = "the gateway does not know the canary any more; its pool goes back";
                     return Err(failed(REVERTED, why.to_owned()));
@@ -195,6 +205,10 @@ impl Gateway {
                 Err(why) if heard.elapsed() > LOST => {
                     return Err(failed(REVERTED, format!("the gateway is gone; its pool goes back: {why}")));
                 }
+                Ok((status, answer)) if cancels => {
+                    print_line(format!("not cancelled yet: {}", refusal(status, &answer)));
+                }
+                Err(why) if cancels => print_line(format!("not cancelled yet: {why}")),
                 Ok(_) | Err(_) => {}
             }
         }
@@ -244,9 +258,9 @@ mod tests {
 
     #[test]
     fn a_trial_takes_whole_seconds() {
-        assert_eq!(read_judge("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(read_length("90s"), Ok(Duration::from_secs(90)));
         for wrong in ["", "0s", "1500ms", "2h"] {
-            assert!(read_judge(wrong).is_err(), "{wrong}");
+            assert!(read_length(wrong).is_err(), "{wrong}");
         }
     }
 }

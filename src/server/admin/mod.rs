@@ -27,7 +27,7 @@ mod page;
 mod switches;
 
 pub use access::{AdminSettings, Token, check_open};
-pub use switches::{CanaryRequest, SwitchRequest, Switched, read_share};
+pub use switches::{CanaryRequest, SwitchRequest, Switched, read_judge, read_share};
 
 use std::convert::Infallible;
 use std::fmt;

@@ -160,7 +160,10 @@ pub fn read_share(text: &str) -> Result<u32, String> {
 }
 
 /// Reads the time of a canary in seconds.
-fn read_judge(seconds: u64) -> Result<Duration, String> {
+///
+/// # Errors
+/// What would be right, and what was found.
+pub fn read_judge(seconds: u64) -> Result<Duration, String> {
     let allowed = (1..=LONGEST_JUDGE).contains(&seconds).then(|| Duration::from_secs(seconds));
     allowed.ok_or_else(|| format!("must be from 1 to {LONGEST_JUDGE} seconds; found {seconds}"))
 }
