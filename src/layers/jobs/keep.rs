@@ -39,9 +39,8 @@ pub(super) struct AnswerKeeper {
     trial: Arc<KeyClaim>,
     record: Arc<RequestRecord>,
     answer: StoredAnswer,
-    /// The body so far; `None` once it is too long, or if it may not be stored.
-    copy: Option<Vec<u8>>,
-    room: BufferHold,
+    /// The body so far, and its memory; `None` once it is too long, or if it may not be stored.
+    copy: Option<(Vec<u8>, BufferHold)>,
     end: CopyEnd,
 }
 
@@ -73,14 +72,15 @@ impl AnswerKeeper {
         let answer =
             StoredAnswer { caller: caller_hash(&caller.id), stream, head: write_head(head), body: None };
         // A stored head says nothing of a coding, and not every client that repeats may read it.
-        let copy = (!head.headers.contains_key(CONTENT_ENCODING)).then(Vec::new);
-        Self { trial, record, answer, copy, room: buffers.enter(&caller.id), end: CopyEnd::Open }
+        let copy = !head.headers.contains_key(CONTENT_ENCODING);
+        let copy = copy.then(|| (Vec::new(), buffers.enter(&caller.id)));
+        Self { trial, record, answer, copy, end: CopyEnd::Open }
     }
 
     fn copy(&mut self, data: &[u8]) {
-        let Some(copy) = &mut self.copy else { return };
+        let Some((copy, room)) = &mut self.copy else { return };
         let fits = copy.len() + data.len() <= LONGEST_ANSWER;
-        if fits && self.room.grow(data.len() as u64) {
+        if fits && room.grow(data.len() as u64) {
             copy.extend_from_slice(data);
         } else {
             self.copy = None;
@@ -93,7 +93,7 @@ impl AnswerKeeper {
         if !matches!(was, CopyEnd::Open) || self.record.ending() != Ending::Complete {
             return None;
         }
-        let body = self.copy.take().map(Bytes::from);
+        let body = self.copy.take().map(|(copy, _room)| Bytes::from(copy));
         Some(self.trial.keep(StoredAnswer { body, ..self.answer.clone() }))
     }
 
