@@ -47,7 +47,7 @@ pub struct GatewayView {
     /// The callers with the most requests in the last second.
     pub callers: Vec<CallerView>,
     /// The rules, nearest to their quota first.
-    pub rules: Vec<RuleView>,
+    pub rules: Vec<RuleUseView>,
 }
 
 /// A pool of workers.
@@ -298,7 +298,7 @@ pub struct CallerView {
 
 /// A rule and its use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct RuleView {
+pub struct RuleUseView {
     /// Name.
     pub name: Arc<str>,
     /// Unit that it counts.

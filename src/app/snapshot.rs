@@ -18,7 +18,7 @@ use crate::metrics::TTFT_BUCKETS;
 use crate::request::Class;
 use crate::shed::{GateSnapshot, ProviderLevel, WorkerSnapshot, WorkerTrouble};
 use crate::view::{
-    GatewayView, HeartbeatView, JobsView, PoolView, ProviderView, RuleView, StrangerView, WorkerView,
+    GatewayView, HeartbeatView, JobsView, PoolView, ProviderView, RuleUseView, StrangerView, WorkerView,
 };
 
 /// Light of a worker: the worse of the gate's view and its report, even if its colour is not
@@ -215,13 +215,13 @@ impl App {
     }
 
     /// Returns the rules, those nearest to their quota first.
-    fn rules_in_use(&self) -> Vec<RuleView> {
+    fn rules_in_use(&self) -> Vec<RuleUseView> {
         let live = self.0.live.load();
         let second = self.0.second.lock();
         let keys: BTreeMap<_, _> = live.rule_set.keys().collect();
         let rule = |(index, rule): (usize, &Arc<Rule>)| {
             let RuleUse { refused, peak, .. } = second.rules.get(&rule.name).cloned().unwrap_or_default();
-            RuleView {
+            RuleUseView {
                 name: Arc::clone(&rule.name),
                 unit: rule.unit.as_str().into(),
                 observes: rule.mode == Mode::Observe,

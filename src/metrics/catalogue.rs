@@ -1,5 +1,6 @@
 //! The values of labels with closed sets, for the documentation.
 
+use crate::fleet::discovery::DiscoverySource;
 use crate::refusal::Reason;
 use crate::request::{Class, Ending, SloOutcome};
 
@@ -19,7 +20,11 @@ pub fn label_values(label: &str) -> Option<Vec<&'static str>> {
         "kind" => super::reading::FACTOR_KINDS.to_vec(),
         "use" => super::KeyUse::ALL.map(super::KeyUse::as_str).to_vec(),
         "moved" => super::redis::MOVED.to_vec(),
-        "source" => super::reading::HIT_SOURCES.to_vec(),
+        // Of a prefix cache's hits, and of the fleet.
+        "source" => {
+            let fleet = [DiscoverySource::Redis, DiscoverySource::Dns].map(DiscoverySource::as_str);
+            super::reading::HIT_SOURCES.into_iter().chain(fleet).collect()
+        }
         _ => return None,
     })
 }

@@ -1,4 +1,4 @@
-//! StateGauges of current state, read at each scrape.
+//! Gauges of current state, read at each scrape.
 //!
 //! A [`GatewayView`] is written directly as text. With gauges of the `prometheus` crate, each of a
 //! thousand workers would need a lookup by labels, a set, a collect, a sort and a print at every

@@ -4,7 +4,8 @@ use crate::refusal::Reason;
 use crate::request::{Ending, SloOutcome};
 use crate::shed::PrefixFigures;
 use crate::view::{
-    CanaryView, FactorView, HeartbeatView, JobsView, PoolView, RuleView, SourceView, StrangerView, WorkerView,
+    CanaryView, FactorView, HeartbeatView, JobsView, PoolView, RuleUseView, SourceView, StrangerView,
+    WorkerView,
 };
 
 fn lines(metrics: &Metrics, view: &GatewayView) -> Vec<String> {
@@ -145,7 +146,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
     let view = GatewayView {
         connections: 7,
         pools: vec![pool],
-        rules: vec![RuleView { name: "burst".into(), keys: 12, ..RuleView::default() }],
+        rules: vec![RuleUseView { name: "burst".into(), keys: 12, ..RuleUseView::default() }],
         discovery: vec![SourceView { source: "dns".into(), age_ms: 1500, away: Vec::new() }],
         redis: Some(true),
         ..GatewayView::default()
@@ -201,7 +202,7 @@ fn a_label_takes_no_more_values_than_its_bound() {
         metrics.rule(&format!("r{index}")).refused();
     }
     metrics.rule("r3").refused();
-    let rule = |index| RuleView { name: format!("r{index}").into(), keys: 2, ..RuleView::default() };
+    let rule = |index| RuleUseView { name: format!("r{index}").into(), keys: 2, ..RuleUseView::default() };
     let rules = (0..LABEL_VALUES + 50).map(rule).collect();
     let lines = lines(&metrics, &GatewayView { rules, ..GatewayView::default() });
     has(&lines, r#"traffic_dam_limit_checks_total{decision="refused",rule="r3"} 2"#);
@@ -251,7 +252,7 @@ fn what_is_written_is_what_is_described() {
     let metrics = Metrics::new();
     metrics.redis().fallback();
     let pool = PoolView { name: "p".into(), ceiling: Some(1.0), ..PoolView::default() };
-    let rule = RuleView { name: "quote\"back\\line\n".into(), keys: 1, ..RuleView::default() };
+    let rule = RuleUseView { name: "quote\"back\\line\n".into(), keys: 1, ..RuleUseView::default() };
     let view = GatewayView { pools: vec![pool], rules: vec![rule], ..GatewayView::default() };
     let lines = lines(&metrics, &view);
     has(&lines, r#"traffic_dam_limiter_keys{rule="quote\"back\\line\n"} 1"#);

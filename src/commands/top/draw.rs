@@ -310,7 +310,7 @@ mod tests {
     use super::*;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
-    use traffic_dam::view::{CallerView, CanaryView, HeartbeatView, RuleView};
+    use traffic_dam::view::{CallerView, CanaryView, HeartbeatView, RuleUseView};
 
     fn frame(whole: bool, at_ms: u64) -> Frame {
         let worker = WorkerView {
@@ -363,7 +363,7 @@ mod tests {
                     ..PoolView::default()
                 }],
                 callers: vec![CallerView { id: "key:team-a".into(), requests: 7.5, ..CallerView::default() }],
-                rules: vec![RuleView { name: "burst".into(), used: Some(0.93), ..RuleView::default() }],
+                rules: vec![RuleUseView { name: "burst".into(), used: Some(0.93), ..RuleUseView::default() }],
                 ..GatewayView::default()
             },
         }
