@@ -56,10 +56,7 @@ impl std::fmt::Debug for LoadContext<'_> {
 pub fn load(path: &Path, overrides: Overrides) -> Result<Settings, ConfigErrors> {
     let surroundings =
         LoadContext { variable: &|name| std::env::var(name).ok(), obstacle: &unreadable_reason, overrides };
-    match read_bounded(path, LARGEST.saturating_add(1)) {
-        Ok(bytes) => from_bytes(&bytes, path, surroundings),
-        Err(error) => Err(ConfigErrors::unreadable(path, format!("the file cannot be read: {error}"))),
-    }
+    from_bytes(&read(path)?, path, surroundings)
 }
 
 /// Returns the address of the administration port in the settings `path`, and `true` if it uses
@@ -69,10 +66,15 @@ pub fn load(path: &Path, overrides: Overrides) -> Result<Settings, ConfigErrors>
 /// # Errors
 /// If the file cannot be read, or is not YAML.
 pub fn admin_port(path: &Path) -> Result<(SocketAddr, bool), ConfigErrors> {
-    let bytes = read_bounded(path, LARGEST.saturating_add(1))
-        .map_err(|error| ConfigErrors::unreadable(path, format!("the file cannot be read: {error}")))?;
+    let bytes = read(path)?;
     let FileShape { file, .. } = settings_file(&bytes, path, &|name| std::env::var(name).ok())?;
     Ok((file.admin.listen.0, file.admin.tls.is_some()))
+}
+
+/// Reads a file of settings or of a scenario; one byte too many of one that is too large.
+fn read(path: &Path) -> Result<Vec<u8>, ConfigErrors> {
+    read_bounded(path, LARGEST.saturating_add(1))
+        .map_err(|error| ConfigErrors::unreadable(path, format!("the file cannot be read: {error}")))
 }
 
 /// Reads at most the first `most` bytes of a file.
@@ -133,8 +135,7 @@ fn settings_file(
 /// # Errors
 /// All errors of the file.
 pub fn scenario(path: &Path) -> Result<Scenario, ConfigErrors> {
-    let bytes = read_bounded(path, LARGEST.saturating_add(1))
-        .map_err(|error| ConfigErrors::unreadable(path, format!("the file cannot be read: {error}")))?;
+    let bytes = read(path)?;
     scenario_from(&bytes, path)
 }
 
