@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use traffic_dam::server::admin::AdminSource;
+use traffic_dam::shed::{CanaryCounts, SideCounts};
 
 use super::client::{Answer, ask, chat, get, request};
 use super::fleet::{discovering, serves, shown as side};
@@ -166,10 +167,9 @@ async fn gateways_share_a_canary_and_any_of_them_ends_it() {
     }
     // Counts of somebody without the key.
     redis.run(&[b"SADD", b"dam:followers", b"evil"]).await;
-    let side = r#"{"served":9,"good":9,"failed":0,"spilled":0,"refused":0"#;
-    let sums = r#""ttft":{"count":0,"sum":0.0,"squares":0.0},"pace":{"count":0,"sum":0.0,"squares":0.0},"whole":{"count":0,"sum":0.0,"squares":0.0}}"#;
-    let forged =
-        format!("{{\"v\":1,\"epoch\":1,\"counts\":{{\"usual\":{side},{sums},\"canary\":{side},{sums}}}}}");
+    let side = SideCounts { served: 9, good: 9, ..SideCounts::default() };
+    let forged = CanaryCounts { usual: side, canary: side, ..CanaryCounts::default() };
+    let forged = serde_json::json!({ "v": 1, "epoch": 1, "counts": forged }).to_string();
     redis.run(&[b"SET", b"dam:pool:default:canary:evil", forged.as_bytes()]).await;
     redis.run(&[b"SET", b"dam:follows:evil", b"{\"default\":99}"]).await;
 
@@ -229,7 +229,7 @@ async fn without_redis_the_share_stays_and_nobody_is_promoted() {
     let dam = Dam::start(&discovering(&redis, &format!(", {}", sides(&blue, &green))));
     eventually("the feed", async || dam.metric("redis_up", "") == 1.0).await;
     let load = Load::start(&[&dam]);
-    // The client attends it, so the trial waits for Redis however long that takes.
+    // Nothing is decided without Redis, so the trial waits for it however long that takes.
     assert_eq!(put(&dam, "active", CANARY).await.status, 202);
     redis.kill();
     eventually("the loss", async || dam.metric("redis_up", "") == 0.0).await;

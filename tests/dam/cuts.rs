@@ -84,22 +84,24 @@ async fn replay_on(mut connection: TcpStream, answers: Arc<HashMap<String, (Stri
         }
         read.drain(..end + length);
         let (content_type, body) = &answers[field(&head, "x-answer").unwrap()];
-        let mut out =
-            format!("HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ntransfer-encoding: chunked\r\n\r\n")
-                .into_bytes();
+        let begin =
+            format!("HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ntransfer-encoding: chunked\r\n\r\n");
+        let mut out = vec![begin.into_bytes()];
         let cuts = field(&head, "x-cuts").unwrap().split(',').map(|cut| cut.parse().unwrap());
         let mut from = 0;
         for cut in cuts.chain([body.len()]) {
             if cut > from {
-                out.extend_from_slice(format!("{:x}\r\n", cut - from).as_bytes());
-                out.extend_from_slice(&body[from..cut]);
-                out.extend_from_slice(b"\r\n");
+                out.push([format!("{:x}\r\n", cut - from).as_bytes(), &body[from..cut], b"\r\n"].concat());
                 from = cut;
             }
         }
-        out.extend_from_slice(b"0\r\n\r\n");
-        if connection.write_all(&out).await.is_err() {
-            return;
+        out.push(b"0\r\n\r\n".to_vec());
+        for piece in out {
+            // Pieces that the gateway reads together it passes on together.
+            tokio::task::yield_now().await;
+            if connection.write_all(&piece).await.is_err() {
+                return;
+            }
         }
     }
 }

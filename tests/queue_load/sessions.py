@@ -64,6 +64,9 @@ class Talks:
         talks = [asyncio.create_task(self.session(number)) for number in range(self.sessions)]
         while self.total < kill_after:
             await asyncio.sleep(0.02)
+            for talk in talks:
+                if talk.done():
+                    talk.result()
         killed = time.monotonic()
         self.stage.processes["w0"].stop()
         self.left -= 1
