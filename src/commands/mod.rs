@@ -124,6 +124,13 @@ fn print_line(text: impl AsRef<str>) {
     writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()).ok();
 }
 
+/// Returns a runtime for the processors that this process may use. With one, its only thread serves
+/// connections as well: with threads of a pool, that one would hand each task over.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut builder = match processors {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.enable_all().build()
 }
