@@ -122,7 +122,7 @@ instructions: ## the instructions of a small request and of an event, by functio
 	scripts/instructions
 	scripts/instructions --stream
 
-release-pgo: ## the build that is shipped, guided by a profile of the benchmark's load; some 15 minutes
+release-pgo: ## a build with the profile of what is shipped, guided by a profile of the benchmark's load; some 15 minutes
 	scripts/release-pgo
 
 memory: ## what an idle connection, an open stream and a million callers take, beside nginx and HAProxy; some 5 minutes

@@ -11,7 +11,7 @@ import asyncio, contextlib, hashlib, hmac, json, logging, os, pathlib, re, time
 import redis.asyncio as redis
 from redis.exceptions import ResponseError
 
-SCRIPTS = pathlib.Path(os.environ.get("DAM_SCRIPTS") or pathlib.Path(__file__).parent / "lua")
+SCRIPTS = pathlib.Path(__file__).parent / "lua"
 AGAIN = 0.1  # s before a command is sent again
 TOGETHER = 64  # parts of an answer that may wait to be sent; a faster app is blocked
 END, HAND_BACK, LEAVE = "end", "hand back", "leave"  # what happens to an entry

@@ -178,7 +178,7 @@ pub struct ScenarioEvent {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StallEvent {
-    /// A worker's name, `workers`, `gateways` (gateways), or `clock`: the clock jumps ahead instead.
+    /// A worker's name, `workers`, `dams` (the gateways), or `clock`: the clock jumps ahead instead.
     pub of: String,
     /// Length of the pause or jump.
     pub length: ScenarioDuration,
