@@ -12,7 +12,7 @@ use traffic_dam::refusal::Reason;
 use traffic_dam::request::{Class, Ending};
 use traffic_dam::shed::PrefixFigures;
 use traffic_dam::view::{
-    FactorView, GatewayView, HeartbeatView, JobsView, PoolView, RuleView, StrangerView, WorkerView,
+    FactorView, GatewayView, HeartbeatView, JobsView, PoolView, RuleUseView, StrangerView, WorkerView,
 };
 
 const WORKERS: usize = 1000;
@@ -79,7 +79,7 @@ fn view() -> GatewayView {
         ..PoolView::default()
     };
     let rule =
-        |rule| RuleView { name: format!("rule-{rule}").into(), keys: 1_000_000, ..RuleView::default() };
+        |rule| RuleUseView { name: format!("rule-{rule}").into(), keys: 1_000_000, ..RuleUseView::default() };
     GatewayView {
         connections: 10_000,
         pools: (0..POOLS).map(pool).collect(),
