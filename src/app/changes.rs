@@ -62,7 +62,7 @@ impl Changes {
 impl App {
     fn stored_changes(&self) -> Option<StoredChanges> {
         let together = self.0.together.as_ref()?;
-        Some(StoredChanges::new(together.store.link().clone(), together.sealing.clone()))
+        Some(StoredChanges::new(together.store.link().clone(), together.signing.clone()))
     }
 
     /// Changes a rule, or reverts a change, and logs it.

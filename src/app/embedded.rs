@@ -40,7 +40,7 @@ pub(super) struct EmbeddedConsumers {
     jobs: JobQueue,
     clock: Clock,
     redis: RedisSettings,
-    sealing: Signing,
+    signing: Signing,
     pools: HashMap<Arc<str>, ConsumerPool>,
 }
 
@@ -51,8 +51,8 @@ struct ConsumerPool {
 }
 
 impl EmbeddedConsumers {
-    pub(super) fn new(jobs: JobQueue, clock: Clock, redis: RedisSettings, sealing: Signing) -> Self {
-        Self { jobs, clock, redis, sealing, pools: HashMap::new() }
+    pub(super) fn new(jobs: JobQueue, clock: Clock, redis: RedisSettings, signing: Signing) -> Self {
+        Self { jobs, clock, redis, signing, pools: HashMap::new() }
     }
 
     pub(super) fn of(&mut self, pool: &Arc<str>) -> Arc<Runs> {
@@ -67,7 +67,7 @@ impl EmbeddedConsumers {
             version: None,
             interval: INTERVAL,
         };
-        let consumer = Consumer::new(&self.redis, place, self.sealing.clone());
+        let consumer = Consumer::new(&self.redis, place, self.signing.clone());
         // After this time anybody may take the job, so its permit is released.
         let patience = consumer.claim_after();
         let runs = Arc::new(Runs::new(consumer, patience));

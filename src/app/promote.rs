@@ -97,7 +97,7 @@ impl App {
                 jobs.clone(),
                 self.0.clock.clone(),
                 settings.shared.redis.clone(),
-                together.sealing.clone(),
+                together.signing.clone(),
             )
         });
         let busy = Arc::<Mutex<Busy>>::default();

@@ -38,7 +38,7 @@ pub(super) struct RedisParts {
     answers: JobQueue,
     /// `true` if only requests that would be refused become jobs.
     pub(super) overflow: bool,
-    pub(super) sealing: Signing,
+    pub(super) signing: Signing,
     /// `true` if rules are counted in Redis.
     rules: bool,
     /// Background work; taken by [`RedisParts::run`].
@@ -70,10 +70,10 @@ impl RedisParts {
             return Ok(None);
         }
         let link = RedisLink::new(shared.redis.clone(), clock.clone(), Arc::clone(metrics));
-        let sealing = Signing::from(settings.redis_key.clone());
-        let callers = shared.callers.then(|| Arc::new(StoredCallers::new(link.clone(), sealing.clone())));
+        let signing = Signing::from(settings.redis_key.clone());
+        let callers = shared.callers.then(|| Arc::new(StoredCallers::new(link.clone(), signing.clone())));
         let gateways = Gateways::new(settings.gateways);
-        let (answers, serving) = JobQueue::new(link.clone(), Arc::clone(&gateways), sealing.clone(), jobs);
+        let (answers, serving) = JobQueue::new(link.clone(), Arc::clone(&gateways), signing.clone(), jobs);
         answers.configure(settings.job_limits);
         let (store, work) = Store::new(link, gateways, clock.clone());
         let work = async {
@@ -85,14 +85,14 @@ impl RedisParts {
             jobs: jobs.then(|| answers.clone()),
             answers,
             overflow: shared.jobs == JobMode::Overflow,
-            sealing,
+            signing,
             rules: shared.rules,
             work: Mutex::new(Some(Box::pin(work))),
         }))
     }
 
     pub(super) fn responses(&self) -> StoredResponses {
-        StoredResponses::new(self.store.link().clone(), self.sealing.clone())
+        StoredResponses::new(self.store.link().clone(), self.signing.clone())
     }
 
     /// Returns the store of jobs and answers, and which requests become jobs.
@@ -107,7 +107,7 @@ impl RedisParts {
 
     /// Replaces the signing key, and the credentials for the next connection.
     pub(super) fn retell(&self, settings: &mut Settings) {
-        self.sealing.replace(settings.redis_key.clone());
+        self.signing.replace(settings.redis_key.clone());
         let urls = &self.store.link().settings().urls;
         if urls.update_credentials(&settings.shared.redis.urls) {
             // Both share one `Urls`, so the next reload compares with the credentials in use.

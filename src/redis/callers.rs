@@ -172,15 +172,15 @@ struct CallerList {
 #[derive(Debug)]
 pub struct StoredCallers {
     link: RedisLink,
-    sealing: Signing,
+    signing: Signing,
     registry: ArcSwap<CallerList>,
 }
 
 impl StoredCallers {
     /// Creates an empty cache.
     #[must_use]
-    pub fn new(link: RedisLink, sealing: Signing) -> Self {
-        Self { link, sealing, registry: ArcSwap::default() }
+    pub fn new(link: RedisLink, signing: Signing) -> Self {
+        Self { link, signing, registry: ArcSwap::default() }
     }
 
     /// Forces a reload at the next poll, because the signature key has changed.
@@ -190,7 +190,7 @@ impl StoredCallers {
     }
 
     fn opened(&self, id: &str, kept: &str) -> Result<KeyOwner, String> {
-        let text = self.sealing.verify(&self.key(id), kept).map_err(|fault| fault.to_string())?;
+        let text = self.signing.verify(&self.key(id), kept).map_err(|fault| fault.to_string())?;
         read(id, text)
     }
 
@@ -247,7 +247,7 @@ impl StoredCallers {
     /// Returns [`RedisLoss`] if a command to Redis fails. The caller may have been written all the same.
     pub async fn put(&self, caller: &KeyOwner) -> Result<(), RedisLoss> {
         let key = self.key(&caller.id);
-        let text = self.sealing.sign(&key, write(caller));
+        let text = self.signing.sign(&key, write(caller));
         let set = cmd("SET").arg(key).arg(text).take();
         self.link.call::<()>(RedisOp::Callers, &set).await?;
         self.link.call::<i64>(RedisOp::Callers, cmd("SADD").arg(self.index()).arg(&*caller.id)).await?;

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::connect::{Connection, connect};
 use super::settings::RedisSettings;
 use crate::fleet::LeaseText;
-use crate::fleet::heartbeat::{LARGEST, SigningKey, open_if_keyed, seal_if_keyed};
+use crate::fleet::heartbeat::{LARGEST, SigningKey, sign_if_keyed, verify_if_keyed};
 use crate::shed::CanaryCounts;
 
 /// Lifetime of a lease's key, in ms: longer than it counts, so that people can still read it.
@@ -99,7 +99,7 @@ impl CanaryStore {
     ) -> RedisResult<()> {
         let place = self.counts_key(pool, id);
         let Ok(text) = serde_json::to_string(&CountsText { v: 1, epoch, counts }) else { return Ok(()) };
-        let text = seal_if_keyed(self.key.as_ref(), &place, text);
+        let text = sign_if_keyed(self.key.as_ref(), &place, text);
         self.set(&place, &text, COUNTS_LIVE_MS).await
     }
 
@@ -129,7 +129,7 @@ impl CanaryStore {
     }
 
     fn read_counts(&self, text: &[u8], place: &str, epoch: u64) -> Option<CanaryCounts> {
-        let text = open_if_keyed(self.key.as_ref(), place, text).ok()?;
+        let text = verify_if_keyed(self.key.as_ref(), place, text).ok()?;
         let read: CountsText = serde_json::from_slice(text).ok()?;
         (read.v == 1 && read.epoch == epoch && read.counts.is_plausible()).then_some(read.counts)
     }

@@ -20,14 +20,14 @@ use crate::metrics::RedisOp;
 #[derive(Debug)]
 pub struct StoredChanges {
     link: RedisLink,
-    sealing: Signing,
+    signing: Signing,
 }
 
 impl StoredChanges {
     /// Creates a handle; reads nothing yet.
     #[must_use]
-    pub const fn new(link: RedisLink, sealing: Signing) -> Self {
-        Self { link, sealing }
+    pub const fn new(link: RedisLink, signing: Signing) -> Self {
+        Self { link, signing }
     }
 
     fn key(&self, rule: &str) -> String {
@@ -40,7 +40,7 @@ impl StoredChanges {
     /// Returns [`RedisLoss`] if the command to Redis fails; the change may be written all the same.
     pub async fn put(&self, rule: &str, change: &Change, lasts: Option<Duration>) -> Result<(), RedisLoss> {
         let key = self.key(rule);
-        let text = self.sealing.sign(&key, change.write());
+        let text = self.signing.sign(&key, change.write());
         let mut set = cmd("SET").arg(key).arg(text).take();
         if let Some(lasts) = lasts {
             set.arg("PX").arg(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX));
@@ -71,7 +71,7 @@ impl StoredChanges {
         let texts: Vec<Option<String>> = self.link.call(RedisOp::Callers, &get).await?;
         let read = rules.iter().zip(texts).filter_map(|(rule, text)| {
             let text = text?;
-            let opened = self.sealing.verify(&self.key(rule), &text).map_err(|fault| fault.to_string());
+            let opened = self.signing.verify(&self.key(rule), &text).map_err(|fault| fault.to_string());
             let change = opened.and_then(Change::read);
             if let Err(fault) = &change {
                 tracing::warn!(rule = &**rule, fault, "ignoring an invalid rule change in Redis");

@@ -24,14 +24,14 @@ pub const KEPT: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug)]
 pub struct StoredResponses {
     link: RedisLink,
-    sealing: Signing,
+    signing: Signing,
 }
 
 impl StoredResponses {
     /// Creates a store on `link`.
     #[must_use]
-    pub const fn new(link: RedisLink, sealing: Signing) -> Self {
-        Self { link, sealing }
+    pub const fn new(link: RedisLink, signing: Signing) -> Self {
+        Self { link, signing }
     }
 
     fn key(&self, response: &str) -> String {
@@ -44,7 +44,7 @@ impl StoredResponses {
     /// Returns [`RedisLoss`] if the command fails. It may have been carried out all the same.
     pub async fn put(&self, response: &str, caller: &str, worker: &str) -> Result<(), RedisLoss> {
         let key = self.key(response);
-        let value = self.sealing.sign(&key, format!("{caller} {worker}"));
+        let value = self.signing.sign(&key, format!("{caller} {worker}"));
         let set = cmd("SET").arg(key).arg(value).arg("EX").arg(KEPT.as_secs()).take();
         self.link.call(RedisOp::Responses, &set).await
     }
@@ -56,7 +56,7 @@ impl StoredResponses {
     pub async fn get(&self, response: &str) -> Result<Option<(Arc<str>, Arc<str>)>, RedisLoss> {
         let key = self.key(response);
         let value: Option<String> = self.link.call(RedisOp::Responses, cmd("GET").arg(&key)).await?;
-        let text = value.as_deref().and_then(|value| self.sealing.verify(&key, value).ok());
+        let text = value.as_deref().and_then(|value| self.signing.verify(&key, value).ok());
         let parts = text.and_then(|text| text.split_once(' '));
         Ok(parts.map(|(caller, worker)| (caller.into(), worker.into())))
     }

@@ -222,7 +222,7 @@ impl Hand {
         call.arg(taken.epoch).arg(taken.next);
         for (n, (kind, data)) in (taken.next..).zip(pieces) {
             let place = format!("dam:reply:{}:{}-{n}:{kind}", taken.job, taken.epoch);
-            let sealed = self.key.as_ref().filter(|_| taken.sealed).map(|key| key.seal(&place, data));
+            let sealed = self.key.as_ref().filter(|_| taken.sealed).map(|key| key.signed_text(&place, data));
             call.arg(*kind).arg(sealed.as_deref().unwrap_or(data));
         }
         taken.next += pieces.len() as u64;

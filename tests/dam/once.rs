@@ -174,13 +174,13 @@ async fn the_key_of_a_dead_gateways_request_is_free_and_a_forged_one_is_none() {
     let key = names(&redis, "idem").await.pop().unwrap();
     let stored: String = run(&redis, &["GET", &key]).await;
     let (_, value) = stored.split_once(' ').unwrap();
-    assert_eq!(stored, SigningKey::new(secret).seal(&key, value));
+    assert_eq!(stored, SigningKey::new(secret).signed_text(&key, value));
     assert_eq!(once(&dam, "a", PLAIN).await.text(), first.text());
 
     let ran = worker.tally("received").await;
     let (job, digest) = value.split_once(' ').unwrap();
     let waits = format!("{job} {digest} waits gone");
-    let sealed = SigningKey::new(secret).seal(&key, &waits);
+    let sealed = SigningKey::new(secret).signed_text(&key, &waits);
     for (left, text) in [("a dead gateway's", &sealed), ("an unsigned one", &waits)] {
         run::<String>(&redis, &["SET", &key, text]).await;
         run::<u64>(&redis, &["DEL", &names(&redis, "job").await[0]]).await;

@@ -369,7 +369,7 @@ async fn jobs_are_signed_when_heartbeats_are() {
     let hand = Hand::silent(&redis, "w1", "blue").await.signing(&key);
     let beat = super::redis::beat("w1", "a", 1, r#","slots":4,"colour":"blue""#).replace(":100,", ":60000,");
     feed(&dam, 1.0).await;
-    redis.publish(&key.seal("dam:health", &beat)).await;
+    redis.publish(&key.signed_text("dam:health", &beat)).await;
     known(&dam, "default.blue").await;
     let mut conn = asked(&dam, chat("a", true, 8, &[])).await;
     let mut taken = hand.take().await;

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::connect::{Connection, connect};
 use crate::settings::RedisSettings;
-use traffic_dam_core::fleet::heartbeat::{Heartbeat, SigningKey, seal_if_keyed};
+use traffic_dam_core::fleet::heartbeat::{Heartbeat, SigningKey, sign_if_keyed};
 
 /// Returns the channel for heartbeats.
 #[must_use]
@@ -52,7 +52,7 @@ impl HeartbeatPublisher {
     /// # Errors
     /// Returns an error if Redis did not accept it in time; it is not retried.
     pub async fn publish(&mut self, beat: &Heartbeat) -> RedisResult<()> {
-        let text = seal_if_keyed(self.key.as_ref(), &self.channel, beat.write());
+        let text = sign_if_keyed(self.key.as_ref(), &self.channel, beat.write());
         let prefix = &self.settings.prefix;
         let lives = u64::try_from((beat.interval * 3).as_millis()).unwrap_or(u64::MAX);
         let mut add = cmd("SADD");

@@ -80,15 +80,15 @@ impl PieceKind {
 
 /// Returns entry data for sending: signature, space, data. Without a key it is only the data.
 #[must_use]
-pub fn seal(
-    sealing: &Signing,
+pub fn signed(
+    signing: &Signing,
     prefix: &str,
     job: &str,
     place: PiecePlace,
     kind: PieceKind,
     data: &Bytes,
 ) -> Bytes {
-    let Some(key) = sealing.key() else { return data.clone() };
+    let Some(key) = signing.key() else { return data.clone() };
     [key.sign(&signed_place(prefix, job, place, kind), data).as_bytes(), b" ", data].concat().into()
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-use traffic_dam_core::fleet::heartbeat::{SignatureError, SigningKey, open_if_keyed, seal_if_keyed};
+use traffic_dam_core::fleet::heartbeat::{SignatureError, SigningKey, sign_if_keyed, verify_if_keyed};
 
 /// Current signature key. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +38,7 @@ impl Signing {
     /// Returns the text signed for the Redis key `place`.
     #[must_use]
     pub fn sign(&self, place: &str, text: String) -> String {
-        seal_if_keyed(self.0.load().as_deref(), place, text)
+        sign_if_keyed(self.0.load().as_deref(), place, text)
     }
 
     /// Verifies the text stored under the Redis key `place`, and removes its signature.
@@ -46,7 +46,7 @@ impl Signing {
     /// # Errors
     /// Returns an error if there is a key, and the signature is missing or wrong.
     pub fn verify<'a>(&self, place: &str, kept: &'a str) -> Result<&'a str, SignatureError> {
-        let text = open_if_keyed(self.0.load().as_deref(), place, kept.as_bytes())?;
+        let text = verify_if_keyed(self.0.load().as_deref(), place, kept.as_bytes())?;
         // The signature is ASCII, so the rest is valid UTF-8.
         Ok(std::str::from_utf8(text).unwrap_or_default())
     }
@@ -56,13 +56,13 @@ impl Signing {
 mod tests {
     use super::*;
 
-    fn sealing(secret: &str) -> Signing {
+    fn signing(secret: &str) -> Signing {
         Some(SigningKey::new(secret)).into()
     }
 
     #[test]
     fn a_text_is_believed_under_its_own_key_only() {
-        let (ours, theirs, none) = (sealing("a"), sealing("b"), Signing::default());
+        let (ours, theirs, none) = (signing("a"), signing("b"), Signing::default());
         let kept = ours.sign("dam:caller:x", "{}".into());
         assert_eq!(ours.verify("dam:caller:x", &kept), Ok("{}"));
         assert_eq!(ours.verify("dam:caller:y", &kept), Err(SignatureError::Wrong));

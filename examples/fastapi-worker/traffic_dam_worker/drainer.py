@@ -182,7 +182,7 @@ class Drainer:
         async def send(*parts):
             nonlocal first
             if sealed and self.key:  # a gateway with a key accepts only signed parts
-                parts = [(kind, self.seal(job, run.epoch, first + n, kind, data)) for n, (kind, data) in enumerate(parts)]
+                parts = [(kind, self.signed(job, run.epoch, first + n, kind, data)) for n, (kind, data) in enumerate(parts)]
             args = [*common, run.epoch, first, *(word for part in parts for word in part)]
             said = await self.again(self.emit, keys=keys, args=args)
             first += len(parts)
@@ -282,7 +282,7 @@ class Drainer:
                                 run.stop(END)
             await asyncio.sleep(AGAIN)
 
-    def seal(self, job, epoch, n, kind, data):
+    def signed(self, job, epoch, n, kind, data):
         """Returns a part of an answer with its signature."""
         if kind == "fail":  # not a part: it only gives the reason for the end
             return data

@@ -71,7 +71,7 @@ impl JobQueue {
             key: format!("{}:idem:{}", self.prefix(), hex(name.finalize())),
             body: hex(whole.finalize()),
             gateway: self.0.gateways.id().to_owned(),
-            sealing: self.0.sealing.clone(),
+            signing: self.0.signing.clone(),
         };
         let lives = within.clamp(TRYING, LONGEST);
         KeyClaim { jobs: self.clone(), request: Arc::new(request), job, lives, tries: AtomicBool::new(false) }

@@ -105,7 +105,7 @@ struct JobsInner {
     scripts: JobScripts,
     mailboxes: Mailboxes,
     outbox: JobOutbox,
-    sealing: Signing,
+    signing: Signing,
     strangers: Mutex<Strangers>,
     limits: ArcSwap<JobLimits>,
     /// Sessions whose turn this gateway has, by turn.
@@ -124,12 +124,12 @@ impl fmt::Debug for JobQueue {
 
 impl JobQueue {
     /// Creates the handle, and the future that must run with it (cleanup, and with `follows` the
-    /// subscription to the replies of jobs in progress). With a key in `sealing`, only signed replies
+    /// subscription to the replies of jobs in progress). With a key in `signing`, only signed replies
     /// and idempotency keys are accepted.
     pub fn new(
         link: RedisLink,
         gateways: Arc<Gateways>,
-        sealing: Signing,
+        signing: Signing,
         follows: bool,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (outbox, tasks) = JobOutbox::new();
@@ -141,7 +141,7 @@ impl JobQueue {
             scripts: JobScripts::default(),
             mailboxes: Mailboxes::default(),
             outbox,
-            sealing,
+            signing,
             strangers: Mutex::default(),
             limits: ArcSwap::default(),
             turns: Mutex::default(),

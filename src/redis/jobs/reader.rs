@@ -79,7 +79,7 @@ impl JobQueue {
             self.0.link.call_within(RedisOp::Jobs, PATIENCE, &range).await?;
         let more = kept.len() >= PAGE;
         let read = |(id, fields): (String, Vec<Vec<u8>>)| {
-            signature::open(&self.0.sealing, self.prefix(), job, AnswerPiece::from_stream(&id, fields)?)
+            signature::verify(&self.0.signing, self.prefix(), job, AnswerPiece::from_stream(&id, fields)?)
         };
         let read: VecDeque<_> = kept.into_iter().filter_map(read).collect();
         // If no entry of a page has a valid signature, there is no position to continue from: the

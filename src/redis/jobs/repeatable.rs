@@ -13,16 +13,16 @@ pub(super) struct Repeatable {
     pub(super) body: String,
     pub(super) gateway: String,
     /// Signs the value, together with the key.
-    pub(super) sealing: Signing,
+    pub(super) signing: Signing,
 }
 
 impl Repeatable {
     pub(super) fn trying(&self, job: Job) -> String {
-        self.sealing.sign(&self.key, format!("{job} {} {WAITS} {}", self.body, self.gateway))
+        self.signing.sign(&self.key, format!("{job} {} {WAITS} {}", self.body, self.gateway))
     }
 
     pub(super) fn accepted(&self, job: Job) -> String {
-        self.sealing.sign(&self.key, format!("{job} {}", self.body))
+        self.signing.sign(&self.key, format!("{job} {}", self.body))
     }
 
     pub(super) fn forms(&self, job: Job) -> [String; 2] {
@@ -30,7 +30,7 @@ impl Repeatable {
     }
 
     pub(super) fn read(&self, text: String) -> KnownRequest {
-        let Ok(value) = self.sealing.verify(&self.key, &text) else { return KnownRequest::Unsigned(text) };
+        let Ok(value) = self.signing.verify(&self.key, &text) else { return KnownRequest::Unsigned(text) };
         let mut words = value.split(' ');
         let job = words.next().and_then(Job::parse);
         match job.filter(|_| words.next() == Some(&self.body)) {
@@ -76,7 +76,7 @@ mod tests {
 
     fn request(key: &str, secret: Option<&str>) -> Repeatable {
         let (body, gateway) = ("b".repeat(64), "g1".to_owned());
-        Repeatable { key: key.to_owned(), body, gateway, sealing: secret.map(SigningKey::new).into() }
+        Repeatable { key: key.to_owned(), body, gateway, signing: secret.map(SigningKey::new).into() }
     }
 
     #[test]

@@ -8,11 +8,11 @@ use crate::redis::signing::Signing;
 
 /// Verifies an entry and removes its signature; `None` if it is invalid. An unsigned error still
 /// ends the reply, because scripts in Redis write such entries, but its message is discarded.
-pub(super) fn open(sealing: &Signing, prefix: &str, job: Job, mut entry: AnswerPiece) -> Option<AnswerPiece> {
-    let Some(key) = sealing.key() else { return Some(entry) };
+pub(super) fn verify(signing: &Signing, prefix: &str, job: Job, mut entry: AnswerPiece) -> Option<AnswerPiece> {
+    let Some(key) = signing.key() else { return Some(entry) };
     let AnswerPiece { place, kind, data } = &entry;
-    let opened = key.open(&signed_place(prefix, &job.to_string(), *place, *kind), data);
-    match opened.map(|text| data.slice_ref(text)) {
+    let verified = key.verify(&signed_place(prefix, &job.to_string(), *place, *kind), data);
+    match verified.map(|text| data.slice_ref(text)) {
         Ok(data) => entry.data = data,
         Err(_) if *kind == PieceKind::Error => entry.data = JobError::read(data).without_words(),
         Err(fault) => {
@@ -29,30 +29,30 @@ mod tests {
 
     use super::*;
     use crate::fleet::heartbeat::SigningKey;
-    use crate::redis::reply::{PiecePlace, seal};
+    use crate::redis::reply::{PiecePlace, signed};
     use crate::refusal::Reason;
 
     #[test]
     fn a_piece_is_believed_in_its_own_place_and_an_unsigned_error_only_ends() {
         let (ours, job) = (Signing::from(Some(SigningKey::new("a"))), Job::random().unwrap());
         let (place, data) = (PiecePlace { epoch: 1, n: 2 }, Bytes::from_static(b"data: \xff\n\n"));
-        let sealed = seal(&ours, "dam", &job.to_string(), place, PieceKind::Data, &data);
-        let open = |place, kind, data: &Bytes| {
-            super::open(&ours, "dam", job, AnswerPiece { place, kind, data: data.clone() })
+        let piece = signed(&ours, "dam", &job.to_string(), place, PieceKind::Data, &data);
+        let verify = |place, kind, data: &Bytes| {
+            super::verify(&ours, "dam", job, AnswerPiece { place, kind, data: data.clone() })
                 .map(|entry| entry.data)
         };
-        assert_eq!(open(place, PieceKind::Data, &sealed), Some(data.clone()));
+        assert_eq!(verify(place, PieceKind::Data, &piece), Some(data.clone()));
         for (place, kind, data) in [
             (place, PieceKind::Data, &data),
-            (PiecePlace { epoch: 1, n: 3 }, PieceKind::Data, &sealed),
-            (PiecePlace { epoch: 2, n: 2 }, PieceKind::Data, &sealed),
-            (place, PieceKind::Head, &sealed),
+            (PiecePlace { epoch: 1, n: 3 }, PieceKind::Data, &piece),
+            (PiecePlace { epoch: 2, n: 2 }, PieceKind::Data, &piece),
+            (place, PieceKind::Head, &piece),
             (place, PieceKind::End, &Bytes::new()),
         ] {
-            assert_eq!(open(place, kind, data), None, "{place} {kind:?}");
+            assert_eq!(verify(place, kind, data), None, "{place} {kind:?}");
         }
         let forged = Bytes::from_static(br#"{"reason":"upstream_timeout","message":"call 555-1234"}"#);
-        let told = JobError::read(&open(place, PieceKind::Error, &forged).unwrap());
+        let told = JobError::read(&verify(place, PieceKind::Error, &forged).unwrap());
         assert_eq!(told.reason, Reason::UpstreamTimeout);
         assert!(!told.message.contains("555"), "{}", told.message);
     }

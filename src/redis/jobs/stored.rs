@@ -12,7 +12,7 @@ use super::repeatable::Repeatable;
 use super::{JobQueue, PATIENCE, PieceKind, PiecePlace};
 use crate::metrics::{KeyUse, RedisOp};
 use crate::redis::link::RedisLoss;
-use crate::redis::reply::seal;
+use crate::redis::reply;
 
 /// Bytes of the longest answer that is stored: a hundred times a usual one.
 pub const LONGEST_ANSWER: usize = 1 << 20;
@@ -64,8 +64,8 @@ impl JobQueue {
                 [(PieceKind::Head, &answer.head), (PieceKind::Data, body), (PieceKind::End, &Bytes::new())];
             for (n, (kind, data)) in (1..).zip(pieces) {
                 let place = PiecePlace { epoch: 1, n };
-                let sealed = seal(&inner.sealing, self.prefix(), &name, place, kind, data);
-                call.arg(kind.as_str()).arg(&sealed[..]);
+                let signed = reply::signed(&inner.signing, self.prefix(), &name, place, kind, data);
+                call.arg(kind.as_str()).arg(&signed[..]);
             }
         }
         inner.link.run::<i64>(RedisOp::Jobs, PATIENCE, &call).await?;

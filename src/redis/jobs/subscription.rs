@@ -68,7 +68,7 @@ impl JobQueue {
     fn hear(&self, mut data: Vec<Value>) {
         if let Some(Value::BulkString(text)) = data.pop()
             && let Some((job, entry)) = AnswerPiece::from_message(text)
-            && let Some(entry) = signature::open(&self.0.sealing, self.prefix(), job, entry)
+            && let Some(entry) = signature::verify(&self.0.signing, self.prefix(), job, entry)
         {
             self.0.mailboxes.put(job, entry);
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::heartbeat::{SigningKey, open_if_keyed, seal_if_keyed};
+use super::heartbeat::{SigningKey, sign_if_keyed, verify_if_keyed};
 use crate::clock::Nanos;
 
 /// Time without a renewal after which a gateway goes back. A second less than the 15 s within which
@@ -33,13 +33,13 @@ impl LeaseText {
     pub fn write(&self, place: &str, key: Option<&SigningKey>) -> String {
         let Self { epoch, old_epoch, beat } = self;
         let text = json!({ "v": 1, "epoch": epoch, "old_epoch": old_epoch, "beat": beat }).to_string();
-        seal_if_keyed(key, place, text)
+        sign_if_keyed(key, place, text)
     }
 
     /// Reads it from the Redis key `place`; `None` if it is not valid.
     #[must_use]
     pub fn read(text: &[u8], place: &str, key: Option<&SigningKey>) -> Option<Self> {
-        let text = open_if_keyed(key, place, text).ok()?;
+        let text = verify_if_keyed(key, place, text).ok()?;
         let value: Value = serde_json::from_slice(text).ok()?;
         let number = |field: &str| value.get(field).and_then(Value::as_u64);
         if number("v") != Some(1) {

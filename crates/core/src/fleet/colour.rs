@@ -9,7 +9,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::eligibility::{CanarySide, Colours};
-use super::heartbeat::{HeartbeatError, LARGEST, SignatureError, SigningKey, name, seal_if_keyed, unsealed};
+use super::heartbeat::{
+    HeartbeatError, LARGEST, SignatureError, SigningKey, name, sign_if_keyed, without_signature,
+};
 use super::registry::NamedVersions;
 use super::side;
 use crate::shed::{CanaryShare, WHOLE};
@@ -181,8 +183,8 @@ impl ColourSwitches {
     pub fn hear(&mut self, text: &[u8]) -> Result<bool, ColourSwitchError> {
         let text = match &self.key {
             Some(_) if text.len() > LARGEST => text,
-            Some(key) => key.open(&self.channel, text)?,
-            None => unsealed(text),
+            Some(key) => key.verify(&self.channel, text)?,
+            None => without_signature(text),
         };
         self.follow(ColourSwitch::read(text)?)
     }
@@ -285,7 +287,7 @@ impl ColourSwitches {
         if let Some(canary) = canary {
             fields["canary"] = canary.write();
         }
-        seal_if_keyed(self.key.as_ref(), &self.channel, fields.to_string())
+        sign_if_keyed(self.key.as_ref(), &self.channel, fields.to_string())
     }
 }
 
@@ -371,7 +373,7 @@ mod tests {
         let mut switches = ColourSwitches::new("dam:control".into(), Some(key.clone()));
         let text = r#"{"v":1,"pool":"chat","colour":"green","epoch":1}"#;
         assert_eq!(switches.hear(text.as_bytes()), Err(ColourSwitchError::Seal(SignatureError::Unsigned)));
-        let heartbeat = key.seal("dam:health", text);
+        let heartbeat = key.signed_text("dam:health", text);
         assert_eq!(switches.hear(heartbeat.as_bytes()), Err(ColourSwitchError::Seal(SignatureError::Wrong)));
         let signed = switches.write(&switch("chat", "green", 1));
         assert_eq!(switches.hear(signed.as_bytes()), Ok(true));

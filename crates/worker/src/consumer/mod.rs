@@ -62,7 +62,7 @@ pub struct Consumer {
     /// alone, unless it has no colour.
     streams: Vec<(Arc<str>, String)>,
     dead: String,
-    sealing: Signing,
+    signing: Signing,
     settings: RedisSettings,
     /// For blocking reads, which must not delay other commands.
     reading: ConsumerConnection,
@@ -84,7 +84,7 @@ impl fmt::Debug for Consumer {
 impl Consumer {
     /// Creates an unconnected consumer. With a key it verifies the signatures of jobs.
     #[must_use]
-    pub fn new(settings: &RedisSettings, place: ConsumerIdentity, sealing: impl Into<Signing>) -> Self {
+    pub fn new(settings: &RedisSettings, place: ConsumerIdentity, signing: impl Into<Signing>) -> Self {
         let prefix = Arc::clone(&settings.prefix);
         let with_common = |own: &str| Script::new(&[scripts::COMMON, own].concat());
         Self {
@@ -104,7 +104,7 @@ impl Consumer {
             end: Script::new(scripts::END),
             place,
             prefix,
-            sealing: sealing.into(),
+            signing: signing.into(),
         }
     }
 
@@ -265,7 +265,7 @@ impl Consumer {
         let parts: Vec<_> = numbered
             .map(|(n, (kind, data))| {
                 let place = PiecePlace { epoch, n };
-                (kind.as_str(), reply::seal(&self.sealing, &self.prefix, job, place, *kind, data))
+                (kind.as_str(), reply::signed(&self.signing, &self.prefix, job, place, *kind, data))
             })
             .collect();
         self.say(job, epoch, first, parts.iter().map(|(kind, data)| (*kind, &data[..]))).await
@@ -378,10 +378,10 @@ impl Consumer {
     }
 
     fn is_genuine(&self, job: &str, path: &str, headers: &str, body: &[u8], signature: &[u8]) -> bool {
-        let Some(key) = self.sealing.key() else { return true };
+        let Some(key) = self.signing.key() else { return true };
         let lines = [job, &self.place.pool, path, headers].map(str::as_bytes);
         let signed = [&lines[..], &[body]].concat().join(&b'\n');
-        key.open(&format!("{}:job", self.prefix), &[signature, &signed].join(&b' ')).is_ok()
+        key.verify(&format!("{}:job", self.prefix), &[signature, &signed].join(&b' ')).is_ok()
     }
 }
 

@@ -6,14 +6,14 @@
 //! and workers can be upgraded in any order. `docs/fleet.md` specifies the format.
 
 mod read;
-mod seal;
+mod signature;
 #[cfg(test)]
 mod tests;
 
 pub use read::HeartbeatError;
 pub(super) use read::name;
-pub(crate) use seal::unsealed;
-pub use seal::{SignatureError, SigningKey, open_if_keyed, seal_if_keyed};
+pub(crate) use signature::without_signature;
+pub use signature::{SignatureError, SigningKey, sign_if_keyed, verify_if_keyed};
 
 use std::sync::Arc;
 use std::time::Duration;

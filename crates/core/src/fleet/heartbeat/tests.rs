@@ -109,30 +109,30 @@ fn a_fault_shows_little_of_what_it_was_sent() {
 #[test]
 fn a_signature_is_of_its_key_channel_and_text() {
     let key = SigningKey::new("secret");
-    let sealed = key.seal("dam:health", LEAST);
-    assert_eq!(key.open("dam:health", sealed.as_bytes()), Ok(LEAST.as_bytes()));
-    assert_eq!(unsealed(sealed.as_bytes()), LEAST.as_bytes());
-    assert_eq!(unsealed(LEAST.as_bytes()), LEAST.as_bytes());
-    assert_eq!(key.open("dam:health", LEAST.as_bytes()), Err(SignatureError::Unsigned));
-    assert_eq!(key.open("dam:control", sealed.as_bytes()), Err(SignatureError::Wrong));
-    assert_eq!(SigningKey::new("other").open("dam:health", sealed.as_bytes()), Err(SignatureError::Wrong));
-    assert_eq!(key.open("dam:health", sealed.replace("w1", "w2").as_bytes()), Err(SignatureError::Wrong));
-    assert_eq!(key.open("dam:health", &sealed.as_bytes()[..40]), Err(SignatureError::Unsigned));
+    let signed = key.signed_text("dam:health", LEAST);
+    assert_eq!(key.verify("dam:health", signed.as_bytes()), Ok(LEAST.as_bytes()));
+    assert_eq!(without_signature(signed.as_bytes()), LEAST.as_bytes());
+    assert_eq!(without_signature(LEAST.as_bytes()), LEAST.as_bytes());
+    assert_eq!(key.verify("dam:health", LEAST.as_bytes()), Err(SignatureError::Unsigned));
+    assert_eq!(key.verify("dam:control", signed.as_bytes()), Err(SignatureError::Wrong));
+    assert_eq!(SigningKey::new("other").verify("dam:health", signed.as_bytes()), Err(SignatureError::Wrong));
+    assert_eq!(key.verify("dam:health", signed.replace("w1", "w2").as_bytes()), Err(SignatureError::Wrong));
+    assert_eq!(key.verify("dam:health", &signed.as_bytes()[..40]), Err(SignatureError::Unsigned));
     assert!(!format!("{key:?}").contains("secret"));
 }
 
 #[test]
 fn the_signature_is_the_documented_one() {
     // printf 'dam:health\n{}' | openssl dgst -sha256 -hmac secret
-    let sealed = SigningKey::new("secret").seal("dam:health", "{}");
-    assert_eq!(sealed, "3913ca716f1a157ca17041470b73dd3dc523dc0b682840b39f1a7d7dbb04f32d {}");
+    let signed = SigningKey::new("secret").signed_text("dam:health", "{}");
+    assert_eq!(signed, "3913ca716f1a157ca17041470b73dd3dc523dc0b682840b39f1a7d7dbb04f32d {}");
 }
 
 proptest! {
     #[test]
     fn chance_makes_no_heartbeat(text in proptest::collection::vec(any::<u8>(), 0..300)) {
         prop_assert!(Heartbeat::read(&text).is_err());
-        prop_assert!(SigningKey::new("k").open("c", &text).is_err());
+        prop_assert!(SigningKey::new("k").verify("c", &text).is_err());
     }
 
     #[test]
@@ -150,8 +150,8 @@ proptest! {
 #[ignore = "a minute: make fuzz"]
 fn fuzzed_heartbeats_that_are_read_are_written_and_read_alike() {
     let key = SigningKey::new("a-key-of-many-letters-and-digits-12345");
-    let sealed = key.seal("dam:health", LEAST);
-    let seeds = [FULL.as_bytes(), LEAST.as_bytes(), sealed.as_bytes()];
+    let signed = key.signed_text("dam:health", LEAST);
+    let seeds = [FULL.as_bytes(), LEAST.as_bytes(), signed.as_bytes()];
     let words: [&[u8]; 10] = [
         b"null",
         b"-1",
@@ -168,7 +168,7 @@ fn fuzzed_heartbeats_that_are_read_are_written_and_read_alike() {
         if let Ok(beat) = Heartbeat::read(bytes) {
             assert_eq!(Heartbeat::read(beat.write().as_bytes()), Ok(beat));
         }
-        if let Ok(text) = key.open("dam:health", bytes) {
+        if let Ok(text) = key.verify("dam:health", bytes) {
             assert_eq!(text, LEAST.as_bytes(), "nobody else has the key");
         }
     });

@@ -42,7 +42,7 @@ use self::feed_clock::FeedClock;
 use self::scraped::Scraped;
 use super::address::{AllowedHosts, permits};
 use super::discovery::TargetSettings;
-use super::heartbeat::{DesiredState, Heartbeat, SigningKey, unsealed};
+use super::heartbeat::{DesiredState, Heartbeat, SigningKey, without_signature};
 use super::side;
 use super::spec::WorkerSpec;
 use crate::clock::{Lag, Nanos};
@@ -244,8 +244,8 @@ impl WorkerRegistry {
         let text = match &self.settings.key {
             // The length is checked first (by `read`): signing a megabyte takes a millisecond.
             Some(_) if text.len() > super::heartbeat::LARGEST => text,
-            Some(key) => key.open(&self.settings.channel, text)?,
-            None => unsealed(text),
+            Some(key) => key.verify(&self.settings.channel, text)?,
+            None => without_signature(text),
         };
         let beat = Heartbeat::read(text)?;
         let ahead = beat.at_ms.map_or(0, |at| at.saturating_sub(wall_ms));

@@ -181,11 +181,11 @@ fn with_a_key_only_what_is_signed_counts() {
     stage.registry.settings.key = Some(key.clone());
     let text = beat("w1", 1, "");
     assert_eq!(stage.refused(&text), "unsigned");
-    assert_eq!(stage.refused(&SigningKey::new("other").seal("dam:health", &text)), "forged");
-    assert_eq!(stage.refused(&key.seal("dam:control", &text)), "forged");
-    assert_eq!(stage.refused(&key.seal("dam:health", &"x".repeat(1 << 20))), "oversized");
-    assert_eq!(stage.hear(&key.seal("dam:health", &text)), Ok(true));
-    assert_eq!(stage.refused(&key.seal("dam:health", &text)), "replayed");
+    assert_eq!(stage.refused(&SigningKey::new("other").signed_text("dam:health", &text)), "forged");
+    assert_eq!(stage.refused(&key.signed_text("dam:control", &text)), "forged");
+    assert_eq!(stage.refused(&key.signed_text("dam:health", &"x".repeat(1 << 20))), "oversized");
+    assert_eq!(stage.hear(&key.signed_text("dam:health", &text)), Ok(true));
+    assert_eq!(stage.refused(&key.signed_text("dam:health", &text)), "replayed");
 }
 
 #[test]

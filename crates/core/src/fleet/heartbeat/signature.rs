@@ -44,12 +44,12 @@ impl SigningKey {
 
     /// Returns `text` with its signature for `channel`.
     #[must_use]
-    pub fn seal(&self, channel: &str, text: &str) -> String {
-        let mut sealed = self.sign(channel, text.as_bytes());
-        sealed.reserve_exact(1 + text.len());
-        sealed.push(' ');
-        sealed.push_str(text);
-        sealed
+    pub fn signed_text(&self, channel: &str, text: &str) -> String {
+        let mut signed = self.sign(channel, text.as_bytes());
+        signed.reserve_exact(1 + text.len());
+        signed.push(' ');
+        signed.push_str(text);
+        signed
     }
 
     /// Returns the signature of `text` for `channel`.
@@ -58,12 +58,12 @@ impl SigningKey {
         hex::write(&self.mac(channel, text).finalize().into_bytes())
     }
 
-    /// Returns the text in `sealed` if its signature for `channel` is valid.
+    /// Returns the text in `signed` if its signature for `channel` is valid.
     ///
     /// # Errors
     /// If the signature is missing or wrong.
-    pub fn open<'a>(&self, channel: &str, sealed: &'a [u8]) -> Result<&'a [u8], SignatureError> {
-        let (digits, text) = split(sealed).ok_or(SignatureError::Unsigned)?;
+    pub fn verify<'a>(&self, channel: &str, signed: &'a [u8]) -> Result<&'a [u8], SignatureError> {
+        let (digits, text) = split(signed).ok_or(SignatureError::Unsigned)?;
         let signature: [u8; DIGITS / 2] = hex::read(digits).ok_or(SignatureError::Wrong)?;
         // Compares in constant time.
         self.mac(channel, text).verify_slice(&signature).map_err(|_| SignatureError::Wrong)?;
@@ -81,42 +81,42 @@ impl SigningKey {
 
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key(<redacted>)")
+        f.write_str("SigningKey(<redacted>)")
     }
 }
 
 /// Returns `text` with its signature for `channel`, or as it is without a key.
 #[must_use]
-pub fn seal_if_keyed(key: Option<&SigningKey>, channel: &str, text: String) -> String {
+pub fn sign_if_keyed(key: Option<&SigningKey>, channel: &str, text: String) -> String {
     match key {
-        Some(key) => key.seal(channel, &text),
+        Some(key) => key.signed_text(channel, &text),
         None => text,
     }
 }
 
-/// Returns the text in `sealed` if its signature for `channel` is valid; without a key, unchecked.
+/// Returns the text in `signed` if its signature for `channel` is valid; without a key, unchecked.
 ///
 /// # Errors
 /// If there is a key, and the signature is missing or wrong.
-pub fn open_if_keyed<'a>(
+pub fn verify_if_keyed<'a>(
     key: Option<&SigningKey>,
     channel: &str,
-    sealed: &'a [u8],
+    signed: &'a [u8],
 ) -> Result<&'a [u8], SignatureError> {
     match key {
-        Some(key) => key.open(channel, sealed),
-        None => Ok(unsealed(sealed)),
+        Some(key) => key.verify(channel, signed),
+        None => Ok(without_signature(signed)),
     }
 }
 
 /// Returns the text without its signature, unchecked: workers can get a key before gateways do.
 #[must_use]
-pub(crate) fn unsealed(text: &[u8]) -> &[u8] {
+pub(crate) fn without_signature(text: &[u8]) -> &[u8] {
     split(text).map_or(text, |(_, text)| text)
 }
 
-fn split(sealed: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (digits, rest) = sealed.split_at_checked(DIGITS)?;
+fn split(signed: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (digits, rest) = signed.split_at_checked(DIGITS)?;
     let text = rest.strip_prefix(b" ")?;
     digits.iter().all(u8::is_ascii_hexdigit).then_some((digits, text))
 }
