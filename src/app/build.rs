@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use super::StartError;
-use super::fleet::standing;
+use super::fleet::eligibility;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings::JobMode;
@@ -69,8 +69,8 @@ pub(super) struct SurvivingState {
 /// Builds the fleet of the configured workers.
 pub(super) fn fleet(settings: &Settings, clock: &Clock) -> Fleet {
     let colours = Colours { default_colour: settings.active_colour.clone(), ..Colours::default() };
-    let standing = standing(settings, colours, &RegistryRevision::default());
-    Fleet::new(settings.workers.clone(), settings.gate.clone(), standing, clock.clone())
+    let eligibility = eligibility(settings, colours, &RegistryRevision::default());
+    Fleet::new(settings.workers.clone(), settings.gate.clone(), eligibility, clock.clone())
 }
 
 /// Reads the CA file for Redis into the settings.

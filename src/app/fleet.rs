@@ -84,10 +84,10 @@ impl FleetSync {
         };
         let mut registry = self.registry.lock();
         registry.name_versions(named);
-        let roll = registry.expire_and_revise();
-        let standing = standing(settings, colours, &roll);
-        *self.applied.lock() = (roll, epochs, gateways);
-        before.rebuilt(registry.specs(), GateSettings { gateways, ..settings.gate.clone() }, standing)
+        let revision = registry.expire_and_revise();
+        let eligibility = eligibility(settings, colours, &revision);
+        *self.applied.lock() = (revision, epochs, gateways);
+        before.rebuilt(registry.specs(), GateSettings { gateways, ..settings.gate.clone() }, eligibility)
     }
 
     /// Returns the colours in force.
@@ -96,9 +96,9 @@ impl FleetSync {
     }
 
     fn is_current(&self, gateways: u32) -> bool {
-        let roll = self.registry.lock().expire_and_revise();
+        let revision = self.registry.lock().expire_and_revise();
         let epochs = self.switches.lock().epochs();
-        (roll, epochs, gateways) == *self.applied.lock()
+        (revision, epochs, gateways) == *self.applied.lock()
     }
 
     /// Publishes the epochs of the latest snapshot as those in force.
@@ -181,11 +181,11 @@ pub(super) fn key(settings: &Settings) -> Option<SigningKey> {
 }
 
 /// Returns which workers are eligible.
-pub(super) fn standing(settings: &Settings, colours: Colours, roll: &RegistryRevision) -> Eligibility {
+pub(super) fn eligibility(settings: &Settings, colours: Colours, revision: &RegistryRevision) -> Eligibility {
     Eligibility {
         colours,
-        held: roll.held.clone(),
-        unverified: roll.unverified.clone(),
+        held: revision.held.clone(),
+        unverified: revision.unverified.clone(),
         workers_may_join: settings.workers_may_join(),
     }
 }

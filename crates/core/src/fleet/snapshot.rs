@@ -38,13 +38,13 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Creates a fleet of `specs`; all pools have the same settings. Only workers that `standing`
+    /// Creates a fleet of `specs`; all pools have the same settings. Only workers that `eligibility`
     /// allows take work. Of two workers with the same id the first counts.
     #[must_use]
     pub fn new(
         specs: Vec<WorkerSpec>,
         settings: GateSettings,
-        standing: impl Into<Eligibility>,
+        eligibility: impl Into<Eligibility>,
         clock: Clock,
     ) -> Self {
         let empty = Self {
@@ -57,7 +57,7 @@ impl Fleet {
             settings: settings.clone(),
             clock,
         };
-        let fleet = empty.rebuilt(specs, settings, standing);
+        let fleet = empty.rebuilt(specs, settings, eligibility);
         fleet.take_over();
         fleet
     }
@@ -72,15 +72,15 @@ impl Fleet {
         &self,
         specs: Vec<WorkerSpec>,
         settings: GateSettings,
-        standing: impl Into<Eligibility>,
+        eligibility: impl Into<Eligibility>,
     ) -> Self {
-        let standing = standing.into();
+        let eligibility = eligibility.into();
         let mut by_id: HashMap<Arc<str>, Arc<FleetWorker>> = HashMap::new();
         let mut workers = Vec::new();
         for spec in specs {
-            let (eligible, active) = (standing.allows(&spec), standing.has_active_colour(&spec));
-            let canary = standing.is_canary(&spec);
-            let expects = standing.unverified.get(&spec.id);
+            let (eligible, active) = (eligibility.allows(&spec), eligibility.has_active_colour(&spec));
+            let canary = eligibility.is_canary(&spec);
+            let expects = eligibility.unverified.get(&spec.id);
             // An unchanged worker keeps its `Arc`, and with it its connections.
             let same = self.by_id.get(&spec.id).filter(|known| {
                 (known.eligible, known.active, known.canary) == (eligible, active, canary)
@@ -99,14 +99,14 @@ impl Fleet {
                 workers.push(worker);
             }
         }
-        let open = standing.workers_may_join;
+        let open = eligibility.workers_may_join;
         let mut fleet = Self {
             pools: Vec::new(),
             workers,
             leaving: Vec::new(),
             by_id,
             closing: Vec::new(),
-            canaries: standing.colours.canaries,
+            canaries: eligibility.colours.canaries,
             settings,
             clock: self.clock.clone(),
         };

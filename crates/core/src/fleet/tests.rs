@@ -196,9 +196,9 @@ fn colours_are_switched_pool_by_pool_and_held_workers_take_nothing() {
         workers.map(|worker| worker.spec.id.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(eligible(&blue), ["b1", "b2"]);
-    let mut standing = Eligibility::from(Some(Arc::from("blue")));
-    standing.colours.switched.insert("embed".into(), "green".into());
-    assert_eq!(eligible(&blue.rebuilt(specs(), settings(), standing.clone())), ["b1", "g2"]);
-    standing.held.insert("b1".into());
-    assert_eq!(eligible(&blue.rebuilt(specs(), settings(), standing)), ["g2"]);
+    let mut eligibility = Eligibility::from(Some(Arc::from("blue")));
+    eligibility.colours.switched.insert("embed".into(), "green".into());
+    assert_eq!(eligible(&blue.rebuilt(specs(), settings(), eligibility.clone())), ["b1", "g2"]);
+    eligibility.held.insert("b1".into());
+    assert_eq!(eligible(&blue.rebuilt(specs(), settings(), eligibility)), ["g2"]);
 }

@@ -166,7 +166,7 @@ impl Gate {
         }
         worker.known.until = now + report.valid_for;
         if worker.known.room.is_some() {
-            self.roll.until = self.roll.until.min(worker.known.until);
+            self.sums.until = self.sums.until.min(worker.known.until);
         }
         let mut ended = worker.known.ended(running.saturating_add(report.waiting.unwrap_or(0)));
         worker.known.turn(worker.ledger.in_flight());

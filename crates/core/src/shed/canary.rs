@@ -77,9 +77,9 @@ impl Gate {
     /// Returns the sums over the workers that may take `load`.
     pub(super) fn whole(&self, load: &RequestLoad) -> CandidateSums {
         if self.settings.canary.is_none() {
-            return CandidateSums { in_flight: self.roll.in_flight(), limit: self.roll.limit };
+            return CandidateSums { in_flight: self.sums.in_flight(), limit: self.sums.limit };
         }
-        let open = self.roll.open.iter().filter_map(|place| self.workers.get(*place)?.as_ref());
+        let open = self.sums.open.iter().filter_map(|place| self.workers.get(*place)?.as_ref());
         open.filter(|worker| worker.may_take(load)).fold(
             CandidateSums { in_flight: 0, limit: 0 },
             |sums, worker| CandidateSums {

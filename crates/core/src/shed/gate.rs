@@ -103,7 +103,7 @@ pub struct Gate {
     /// Times per token at each load, before any canary.
     pub(super) pace_history: MomentsByLoad,
     /// Totals over the workers.
-    pub(super) roll: PoolSums,
+    pub(super) sums: PoolSums,
 }
 
 impl Gate {
@@ -135,7 +135,7 @@ impl Gate {
             ejected: EjectedMemory::default(),
             canary: CanaryCounts::default(),
             pace_history: MomentsByLoad::default(),
-            roll: PoolSums::default(),
+            sums: PoolSums::default(),
         }
     }
 
@@ -243,7 +243,7 @@ impl Gate {
         let forgiven = self.queue.forgive(now);
         let read = self.mark_assumed_prefilled(now);
         let ended = self.end_abandoned(now);
-        if removed || forgiven || read || ended || now >= self.roll.until {
+        if removed || forgiven || read || ended || now >= self.sums.until {
             self.serve(now);
         }
     }
@@ -267,7 +267,7 @@ impl Gate {
             } else {
                 // Nothing but time brings a provider's quota back.
                 if let Some(opens_at) = self.quota_opens_at(&load, now) {
-                    self.roll.until = self.roll.until.min(opens_at);
+                    self.sums.until = self.sums.until.min(opens_at);
                 }
                 return;
             }

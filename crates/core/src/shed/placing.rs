@@ -52,7 +52,7 @@ impl Gate {
             return on_trial.or_else(|| self.choose(&on(LoadSide::Usual), affinity, tried, now));
         }
         let own = RequestLoad { external: false, ..*load };
-        let cheapest = if load.external && self.roll.is_mixed() {
+        let cheapest = if load.external && self.sums.is_mixed() {
             self.choose_among(&own, affinity, tried, now)
         } else {
             None
@@ -79,7 +79,7 @@ impl Gate {
     pub(super) fn check_size(&mut self, load: &RequestLoad, now: Nanos) -> Result<(), Refusal> {
         self.refresh_sums(now);
         let most = if self.settings.canary.is_none() {
-            self.roll.largest_prompt
+            self.sums.largest_prompt
         } else {
             let own =
                 self.workers.iter().flatten().filter(|worker| worker.takes_work() && worker.may_take(load));
@@ -94,13 +94,13 @@ impl Gate {
     /// Returns `true` if any worker takes work now.
     pub(super) fn is_open(&mut self, now: Nanos) -> bool {
         self.refresh_sums(now);
-        !self.roll.open.is_empty()
+        !self.sums.open.is_empty()
     }
 
     /// Returns the fill level of the workers that take work now.
     pub(super) fn fullness(&mut self, now: Nanos) -> Fullness<'_> {
         self.refresh_sums(now);
-        Fullness { pool: &self.pool, in_flight: self.roll.in_flight(), limit: self.roll.limit }
+        Fullness { pool: &self.pool, in_flight: self.sums.in_flight(), limit: self.sums.limit }
     }
 
     pub(super) fn candidate(&self, place: usize, load: &RequestLoad, now: Nanos) -> Option<Candidate> {
@@ -120,7 +120,7 @@ impl Gate {
             (std::mem::take(&mut self.candidates), std::mem::take(&mut self.places));
         candidates.clear();
         places.clear();
-        let open = self.roll.open.iter().copied().filter(|place| !tried.contains(place));
+        let open = self.sums.open.iter().copied().filter(|place| !tried.contains(place));
         for (place, candidate) in open.filter_map(|place| Some((place, self.candidate(place, load, now)?))) {
             candidates.push(candidate);
             places.push(place);
@@ -131,10 +131,10 @@ impl Gate {
     /// Chooses a worker with room. Of many workers a few are drawn, as the choice is between two
     /// random ones in any case. All are examined if hardly any has room.
     pub(super) fn anywhere(&mut self, load: &RequestLoad, tried: &[usize], now: Nanos) -> Option<usize> {
-        if self.roll.open.len() > FEW {
+        if self.sums.open.len() > FEW {
             let mut drawn = SmallVec::<[(usize, Candidate); 2]>::new();
             for _ in 0..DRAWS {
-                let place = *self.roll.open.get(self.random.usize(..self.roll.open.len()))?;
+                let place = *self.sums.open.get(self.random.usize(..self.sums.open.len()))?;
                 let known = tried.contains(&place) || drawn.iter().any(|(other, _)| *other == place);
                 let candidate = self.candidate(place, load, now).filter(|worker| worker.fits && !known);
                 drawn.extend(candidate.map(|candidate| (place, candidate)));
@@ -154,8 +154,8 @@ impl Gate {
     fn at_home(&mut self, load: &RequestLoad, session: u64, tried: &[usize], now: Nanos) -> Option<usize> {
         let (rank, bounded) = (self.pick.rank, self.pick.below_session_share);
         let whole = self.whole(load);
-        if tried.is_empty() && self.roll.open.len() > FEW {
-            let PoolSums { session_map, open, .. } = &mut self.roll;
+        if tried.is_empty() && self.sums.open.len() > FEW {
+            let PoolSums { session_map, open, .. } = &mut self.sums;
             let workers = &self.workers;
             let key = |place: &usize| workers.get(*place).and_then(Option::as_ref).map(|worker| worker.key);
             let home = session_map.of(session, || {
@@ -177,14 +177,14 @@ impl Gate {
     /// `base`, the ceiling is `base · max(1, factor · N)`; the last request may exceed it in part.
     /// If slots are unknown, only the learned limits apply.
     fn fleet_allows(&self) -> bool {
-        let in_flight = self.roll.in_flight();
-        self.roll.together.is_none_or(|ceiling| in_flight == 0 || ceiling > in_flight as f64)
+        let in_flight = self.sums.in_flight();
+        self.sums.ceiling.is_none_or(|ceiling| in_flight == 0 || ceiling > in_flight as f64)
     }
 
     /// Returns `true` if the shares reserved for higher classes stay free. The lower classes may
     /// fill the rest together, whatever the higher ones occupy. An idle pool takes anything.
     fn reserve_allows(&self, load: &RequestLoad, class: Class, tried: &[usize]) -> bool {
-        let occupied = self.roll.by_class;
+        let occupied = self.sums.by_class;
         if self.settings.reserve.iter().all(|share| *share <= 0.0) || occupied == [0; 3] {
             return true;
         }
@@ -193,11 +193,11 @@ impl Gate {
             worker.filter(|worker| worker.counted.is_some()).map_or(0, GateWorker::limit)
         };
         let elsewhere: u64 = tried.iter().map(|place| u64::from(limit_of(place))).sum();
-        let limit = self.roll.limit.saturating_sub(elsewhere);
+        let limit = self.sums.limit.saturating_sub(elsewhere);
         let load = match load.sequences {
             0 | 1 => 1,
             // A request wider than any worker waits inside it.
-            wide => u64::from(self.roll.open.iter().map(limit_of).max().unwrap_or(1).min(wide)),
+            wide => u64::from(self.sums.open.iter().map(limit_of).max().unwrap_or(1).min(wide)),
         };
         let mut below: u64 = occupied.iter().take(class as usize).sum();
         Class::ALL.into_iter().filter(|other| *other >= class).all(|other| {

@@ -122,11 +122,11 @@ impl Gate {
         let whole = self.whole(load);
         let common = if self.prefixes.is_common(&prefix.blocks, depth) { depth } else { 0 };
         let prompt = RoutedPrompt { load: *load, prefix, common, home, whole, now };
-        let few = self.roll.open.len() <= FEW;
+        let few = self.sums.open.len() <= FEW;
         let mut options = std::mem::take(&mut self.options);
         options.clear();
         if few {
-            let open = self.roll.open.iter().filter(|place| !tried.contains(place));
+            let open = self.sums.open.iter().filter(|place| !tried.contains(place));
             options.extend(open.filter_map(|place| self.option(*place, &prompt)));
         } else {
             self.draw_options(&prompt, depth, tried, &mut options);
@@ -148,9 +148,9 @@ impl Gate {
         let known = |options: &[PrefixOption], place: usize| {
             tried.contains(&place) || options.iter().any(|option| option.place == place)
         };
-        let (rank, keys) = (self.pick.rank, &self.roll.keys);
+        let (rank, keys) = (self.pick.rank, &self.sums.keys);
         let home = keys.iter().enumerate().max_by_key(|(_, key)| rank(prompt.home, **key));
-        let home = home.and_then(|(index, _)| self.roll.open.get(index).copied());
+        let home = home.and_then(|(index, _)| self.sums.open.get(index).copied());
         let mut places = self.prefixes.nearest(&prompt.prefix.blocks, depth);
         places.extend(home);
         for place in places {
@@ -161,8 +161,8 @@ impl Gate {
         }
         let mut wanted = 2;
         for _ in 0..DRAWS {
-            let drawn = self.random.usize(..self.roll.open.len().max(1));
-            let Some(place) = self.roll.open.get(drawn).copied() else { return };
+            let drawn = self.random.usize(..self.sums.open.len().max(1));
+            let Some(place) = self.sums.open.get(drawn).copied() else { return };
             if !known(options, place)
                 && let Some(option) = self.option(place, prompt)
             {
@@ -198,7 +198,7 @@ impl Gate {
         let pace = |worker: &GateWorker| {
             Some(worker.prefill.pace()).filter(|pace| worker.prefill.is_known() && *pace > 0.0)
         };
-        let usual = || self.roll.open.iter().take(FEW).find_map(|place| pace(self.worker_at(*place)?));
+        let usual = || self.sums.open.iter().take(FEW).find_map(|place| pace(self.worker_at(*place)?));
         pace(worker).or_else(usual).unwrap_or(UNKNOWN_PACE)
     }
 

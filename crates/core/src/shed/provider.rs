@@ -111,7 +111,7 @@ impl Gate {
     /// external and lacks quota.
     pub(super) fn quota_opens_at(&mut self, load: &RequestLoad, now: Nanos) -> Option<Nanos> {
         self.refresh_sums(now);
-        let open = self.roll.open.iter().filter_map(|place| self.workers.get(*place)?.as_ref());
+        let open = self.sums.open.iter().filter_map(|place| self.workers.get(*place)?.as_ref());
         let mut earliest: Option<Nanos> = None;
         for worker in open.filter(|worker| worker.may_take(load)) {
             let opens_at = worker.quota_opens_at(load, now)?;

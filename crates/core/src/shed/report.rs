@@ -68,7 +68,7 @@ impl Gate {
         let Some((_, worker)) = self.worker_mut(id) else { return };
         // A NaN weight is no reason to take a worker out.
         worker.weight = if weight.is_nan() { 1.0 } else { weight.clamp(0.0, 1.0) };
-        self.roll.stale = true;
+        self.sums.stale = true;
         self.process_timeouts(now);
         self.serve(now);
     }

@@ -1,8 +1,8 @@
 //! Totals over the workers that take work, so that a decision need not visit all of them.
 //!
-//! Each change at a worker adds the difference to the totals ([`Gate::update_sums`]). If the workers
-//! themselves change (one is added, ejected, paused, reweighted or due for another try), all are
-//! counted anew ([`Gate::refresh_sums`]). That is as frequent as workers come and go.
+//! Each change at a worker adds the difference to the totals ([`Gate::update_sums`]). If the set of
+//! workers changes (one is added, ejected, paused, reweighted or due for another try), all are
+//! counted again ([`Gate::refresh_sums`]). Such changes are rare beside requests.
 
 use crate::clock::Nanos;
 
@@ -14,22 +14,24 @@ use super::worker::{GateWorker, PoolMember};
 /// Totals over the workers that take work now.
 #[derive(Debug)]
 pub(super) struct PoolSums {
-    /// `true` if something changed that differences cannot express.
+    /// `true` if all workers must be counted again.
     pub(super) stale: bool,
-    /// When the next cool-down or report ends.
+    /// Time at which the next pause of a worker ends or the next report expires.
     pub(super) until: Nanos,
+    /// Indexes of the workers that take work now.
     pub(super) open: Vec<usize>,
-    /// Their keys, in the same order.
+    /// Keys of these workers, in the same order.
     pub(super) keys: Vec<u64>,
-    /// Sequences in flight there, by class number.
+    /// Sequences in flight at these workers, by class number.
     pub(super) by_class: [u64; 3],
-    /// Sequences that may be in flight there.
+    /// Sum of the limits of these workers.
     pub(super) limit: u64,
-    /// Sequences that they may have in total; `None` if the size of one is unknown.
-    pub(super) together: Option<f64>,
-    /// Largest prompt that a worker can hold, cooling ones included; `None` without any worker.
+    /// Ceiling of the pool: see [`Gate::fleet_ceiling`].
+    pub(super) ceiling: Option<f64>,
+    /// Largest prompt that a worker can hold, paused ones included; `None` without any worker.
     pub(super) largest_prompt: Option<u64>,
     pub(super) session_map: SessionMap,
+    /// Number of external workers among those that take work now.
     pub(super) external: usize,
 }
 
@@ -42,7 +44,7 @@ impl Default for PoolSums {
             keys: Vec::new(),
             by_class: [0; 3],
             limit: 0,
-            together: None,
+            ceiling: None,
             largest_prompt: None,
             session_map: SessionMap::default(),
             external: 0,
@@ -51,7 +53,7 @@ impl Default for PoolSums {
 }
 
 impl PoolSums {
-    /// Returns `true` if some of them are external and some are not.
+    /// Returns `true` if some of the workers are external and some are not.
     pub(super) fn is_mixed(&self) -> bool {
         self.external > 0 && self.external < self.open.len()
     }
@@ -89,69 +91,70 @@ impl GateWorker {
 }
 
 impl Gate {
-    /// Updates the totals after a change at the worker at `position`.
-    pub(super) fn update_sums(&mut self, place: usize, now: Nanos) {
-        let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
+    /// Updates the totals after a change at the worker with this `index`.
+    pub(super) fn update_sums(&mut self, index: usize, now: Nanos) {
+        let Some(worker) = self.workers.get_mut(index).and_then(Option::as_mut) else { return };
         worker.known.note(worker.ledger.in_flight());
         let open = worker.takes_work_now(now);
         let Some(before) = worker.counted.filter(|_| open) else {
-            self.roll.stale |= open || worker.counted.is_some();
+            self.sums.stale |= open || worker.counted.is_some();
             return;
         };
         let share = worker.share();
         if share != before {
             worker.counted = Some(share);
-            self.roll.take(&before);
-            self.roll.add(&share);
+            self.sums.take(&before);
+            self.sums.add(&share);
         }
     }
 
-    /// Recounts the totals, if differences do not cover all changes.
+    /// Counts all workers again if the totals are stale or out of date at `now`.
     pub(super) fn refresh_sums(&mut self, now: Nanos) {
-        if !self.roll.stale && now < self.roll.until {
+        if !self.sums.stale && now < self.sums.until {
             return;
         }
         self.lift_the_last(now);
-        let Self { roll, workers, .. } = self;
-        let mut session_map = std::mem::take(&mut roll.session_map);
-        let mut open = std::mem::take(&mut roll.open);
-        let mut keys = std::mem::take(&mut roll.keys);
+        let Self { sums, workers, .. } = self;
+        let mut session_map = std::mem::take(&mut sums.session_map);
+        let mut open = std::mem::take(&mut sums.open);
+        let mut keys = std::mem::take(&mut sums.keys);
         open.clear();
         keys.clear();
-        *roll = PoolSums { stale: false, ..PoolSums::default() };
-        for (place, worker) in workers.iter_mut().enumerate() {
+        *sums = PoolSums { stale: false, ..PoolSums::default() };
+        for (index, worker) in workers.iter_mut().enumerate() {
             let Some(worker) = worker else { continue };
             worker.counted = None;
             if worker.takes_work() {
-                roll.largest_prompt = roll.largest_prompt.max(Some(worker.largest_prompt()));
+                sums.largest_prompt = sums.largest_prompt.max(Some(worker.largest_prompt()));
             }
             if worker.known.until <= now {
                 worker.known.room = None;
             } else if worker.known.room.is_some() {
-                roll.until = roll.until.min(worker.known.until);
+                sums.until = sums.until.min(worker.known.until);
             }
             if let Some(end) = worker.closed_until(now) {
-                roll.until = roll.until.min(end);
+                sums.until = sums.until.min(end);
             }
             if !worker.takes_work_now(now) {
                 continue;
             }
             let share = worker.share();
             worker.counted = Some(share);
-            roll.add(&share);
-            roll.external += usize::from(worker.is_external());
-            open.push(place);
+            sums.add(&share);
+            sums.external += usize::from(worker.is_external());
+            open.push(index);
             keys.push(worker.key);
         }
         if open != session_map.candidates() {
             session_map.forget(&open);
         }
-        (roll.session_map, roll.open, roll.keys) = (session_map, open, keys);
-        self.roll.together = self.fleet_ceiling(now);
+        (sums.session_map, sums.open, sums.keys) = (session_map, open, keys);
+        self.sums.ceiling = self.fleet_ceiling(now);
     }
 
-    /// Returns the sequences that all workers which take work may have in total, by the rule for
-    /// several; `None` if the size of one is unknown.
+    /// Returns the number of sequences that the workers which take work now may have in total: the
+    /// weighted sum of their sizes times the fleet factor, at least the size of the largest, divided
+    /// among the gateways. `None` if the size of a worker is unknown.
     pub(super) fn fleet_ceiling(&self, now: Nanos) -> Option<f64> {
         let (mut sum, mut largest) = (0.0_f64, 0.0_f64);
         for worker in self.workers.iter().flatten().filter(|worker| worker.takes_work_now(now)) {
@@ -159,12 +162,12 @@ impl Gate {
             sum += base * worker.weight;
             largest = largest.max(base);
         }
-        let together = (sum * self.settings.fleet_factor).max(largest);
-        Some(together / f64::from(self.settings.gateways.max(1)))
+        let ceiling = (sum * self.settings.fleet_factor).max(largest);
+        Some(ceiling / f64::from(self.settings.gateways.max(1)))
     }
 }
 
-/// Returns the sequences that a worker takes alone; `None` if unknown.
+/// Returns the size of a worker, the sequences that it decodes at once; `None` if unknown.
 pub(super) fn base(member: &PoolMember, settings: &GateSettings) -> Option<u32> {
     match settings.limit {
         LimitSource::Fixed(limit) => Some(limit),

@@ -63,7 +63,7 @@ impl Gate {
         if self.settings.prefix.is_none() {
             self.prefixes = PrefixIndex::default();
         }
-        self.roll.stale = true;
+        self.sums.stale = true;
         while let Some(waiting) = self.queue.pop_surplus(self.bounds(), now) {
             self.count_refused(waiting.load.side);
             let retry = self.retry_after(now);

@@ -97,11 +97,11 @@ fn workers_come_with_their_first_heartbeat_in_the_order_of_their_names() {
     assert_eq!((&*spec.pool, &*spec.model, &*spec.colour, spec.slots), ("p", "m", "green", Some(4)));
     assert_eq!(spec.url, "http://10.0.0.2:8000");
     // Only a change that the snapshot shows changes the revision.
-    let roll = stage.registry.expire_and_revise();
+    let revision = stage.registry.expire_and_revise();
     assert_eq!(stage.hear(&beat("w1", 2, r#","running":3,"kv_used":0.5"#)), Ok(true));
-    assert_eq!(stage.registry.expire_and_revise(), roll);
+    assert_eq!(stage.registry.expire_and_revise(), revision);
     assert_eq!(stage.hear(&beat("w1", 3, r#","slots":5"#)), Ok(true));
-    assert_ne!(stage.registry.expire_and_revise(), roll);
+    assert_ne!(stage.registry.expire_and_revise(), revision);
 }
 
 #[test]

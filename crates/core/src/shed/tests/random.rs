@@ -284,8 +284,8 @@ impl Account {
             self.gate.workers.iter().flatten().filter(|worker| worker.takes_work_now(self.now)).collect();
         let limits: u64 = open.iter().map(|worker| u64::from(worker.limit())).sum();
         let in_flight: u64 = open.iter().map(|worker| u64::from(worker.ledger.in_flight())).sum();
-        let roll = &self.gate.roll;
-        assert_eq!((roll.open.len(), roll.limit, roll.in_flight()), (open.len(), limits, in_flight));
+        let sums = &self.gate.sums;
+        assert_eq!((sums.open.len(), sums.limit, sums.in_flight()), (open.len(), limits, in_flight));
 
         assert_eq!(snapshot.queue.iter().sum::<usize>(), self.waiting.len());
         assert!(self.waiting.len() <= self.gate.settings.queue_length);
