@@ -124,7 +124,7 @@ fn request_cost(c: &mut Criterion) {
 
 fn answer_headers(c: &mut Criterion) {
     let second = std::time::Duration::from_secs(1);
-    let standing = |rule: &str, unit| QuotaStatus {
+    let quota = |rule: &str, unit| QuotaStatus {
         rule: rule.into(),
         unit,
         limit: 60_000,
@@ -132,13 +132,13 @@ fn answer_headers(c: &mut Criterion) {
         reset: second * 17,
         window: second * 60,
     };
-    let standings = [standing("caller-burst", Unit::Requests), standing("caller-minute", Unit::Tokens)];
+    let quotas = [quota("caller-burst", Unit::Requests), quota("caller-minute", Unit::Tokens)];
     for dialect in [Dialect::OpenAi, Dialect::Anthropic] {
         c.bench_function(&format!("headers of an admitted answer, 2 rules, {dialect:?}"), |b| {
             b.iter_batched_ref(
                 http::HeaderMap::new,
                 |headers| {
-                    dialect.quota_headers(headers, black_box(&standings), || std::time::UNIX_EPOCH);
+                    dialect.quota_headers(headers, black_box(&quotas), || std::time::UNIX_EPOCH);
                     headers::server_timing(headers, second / 1000, second / 2000);
                 },
                 BatchSize::SmallInput,

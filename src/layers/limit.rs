@@ -71,12 +71,12 @@ impl RuleMetrics {
 
 impl RuleMetrics {
     /// Records the used share of each quota after a request of `caller`.
-    fn record_usage(&self, standings: &[QuotaStatus], caller: &str) {
-        for standing in standings {
+    fn record_usage(&self, quotas: &[QuotaStatus], caller: &str) {
+        for quota in quotas {
             // A linear search: there are few rules.
-            let index = self.names.iter().position(|name| *name == standing.rule);
+            let index = self.names.iter().position(|name| *name == quota.rule);
             if let Some(rule) = index.and_then(|index| self.rules.get(index)) {
-                let left = standing.remaining as f64 / standing.limit.max(1) as f64;
+                let left = quota.remaining as f64 / quota.limit.max(1) as f64;
                 rule.used(1.0 - left, caller);
             }
         }
@@ -377,7 +377,7 @@ impl TakenCharge {
     fn with_statuses(&self, now: Nanos, then: impl FnOnce(&[QuotaStatus])) {
         match self {
             Self::Memory(rule_set, charge) => then(&rule_set.quota_statuses(charge, now)),
-            Self::Shared(holding) => then(holding.standings()),
+            Self::Shared(holding) => then(holding.quotas()),
         }
     }
 }
@@ -412,11 +412,11 @@ impl HeldCharge {
             Ok(mut response) => {
                 self.status = Some(response.status());
                 if let Some(charge) = &self.charge {
-                    charge.with_statuses(self.clock.now(), |standings| {
-                        self.dialect.quota_headers(response.headers_mut(), standings, clock::wall);
+                    charge.with_statuses(self.clock.now(), |quotas| {
+                        self.dialect.quota_headers(response.headers_mut(), quotas, clock::wall);
                         let caller = self.record.as_ref().and_then(|record| record.caller());
                         if let (Some(metrics), Some(caller)) = (&self.metrics, caller) {
-                            metrics.record_usage(standings, &caller.id);
+                            metrics.record_usage(quotas, &caller.id);
                         }
                     });
                 }

@@ -101,13 +101,13 @@ fn json(refusal: &Refusal, id: &str) -> String {
 }
 
 /// Writes the tightest quota of each unit; `now` is the time of day.
-pub(super) fn quotas(map: &mut HeaderMap, standings: &[QuotaStatus], now: SystemTime) {
+pub(super) fn quotas(map: &mut HeaderMap, quotas: &[QuotaStatus], now: SystemTime) {
     // These, and the two of the IETF draft.
     map.reserve(REQUESTS.len() + TOKENS.as_flattened().len() + 2);
-    if let Some(quota) = tightest(standings, Unit::Requests) {
+    if let Some(quota) = tightest(quotas, Unit::Requests) {
         insert(map, REQUESTS, values(quota, now));
     }
-    if let Some(quota) = tightest(standings, Unit::Tokens) {
+    if let Some(quota) = tightest(quotas, Unit::Tokens) {
         let values = values(quota, now);
         let [total, input, output] = TOKENS;
         insert(map, total, values.clone());
@@ -217,12 +217,12 @@ mod tests {
         };
         let mut map = HeaderMap::new();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(951_782_399);
-        let standings = [
+        let quotas = [
             status("wide", Unit::Requests, 9, 60_000),
             status("narrow", Unit::Requests, 1, 1),
             status("tokens", Unit::Tokens, 3, 2000),
         ];
-        Dialect::Anthropic.quota_headers(&mut map, &standings, || now);
+        Dialect::Anthropic.quota_headers(&mut map, &quotas, || now);
         let told = |name: &str| map[format!("anthropic-ratelimit-{name}")].to_str().unwrap();
         assert_eq!((told("requests-limit"), told("requests-remaining")), ("10", "1"));
         assert_eq!(told("requests-reset"), "2000-02-29T00:00:00Z");

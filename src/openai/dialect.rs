@@ -42,16 +42,16 @@ impl Dialect {
     pub fn quota_headers(
         self,
         map: &mut HeaderMap,
-        standings: &[QuotaStatus],
+        quotas: &[QuotaStatus],
         wall: impl FnOnce() -> SystemTime,
     ) {
-        if standings.is_empty() {
+        if quotas.is_empty() {
             return;
         }
         match self {
-            Self::OpenAi => headers::openai_quotas(map, standings),
-            Self::Anthropic => anthropic::quotas(map, standings, wall()),
+            Self::OpenAi => headers::openai_quotas(map, quotas),
+            Self::Anthropic => anthropic::quotas(map, quotas, wall()),
         }
-        headers::standard_quotas(map, standings);
+        headers::standard_quotas(map, quotas);
     }
 }

@@ -66,7 +66,7 @@ pub fn refused(
     if let Some(allow) = refusal.allow.as_deref().and_then(|methods| HeaderValue::try_from(methods).ok()) {
         headers.insert(header::ALLOW, allow);
     }
-    dialect.quota_headers(headers, &refusal.standings, wall);
+    dialect.quota_headers(headers, &refusal.quotas, wall);
 }
 
 /// Writes a wait that is no forecast.
@@ -83,11 +83,11 @@ fn retry_after(headers: &mut HeaderMap, wait: Duration) {
 }
 
 /// Writes the tightest rule of each unit in OpenAI's form.
-pub(super) fn openai_quotas(headers: &mut HeaderMap, standings: &[QuotaStatus]) {
+pub(super) fn openai_quotas(headers: &mut HeaderMap, quotas: &[QuotaStatus]) {
     headers.reserve(2 * REQUESTS.len() + 2);
     let mut text = String::with_capacity(16);
     for (unit, [limit, remaining, reset]) in [(Unit::Requests, REQUESTS), (Unit::Tokens, TOKENS)] {
-        if let Some(tightest) = tightest(standings, unit) {
+        if let Some(tightest) = tightest(quotas, unit) {
             headers.insert(limit, tightest.limit.into());
             headers.insert(remaining, tightest.remaining.into());
             go_duration(&mut text, tightest.reset);
@@ -98,15 +98,15 @@ pub(super) fn openai_quotas(headers: &mut HeaderMap, standings: &[QuotaStatus]) 
 
 /// Writes the quota status of all rules in the form of the IETF draft
 /// (`draft-ietf-httpapi-ratelimit-headers`).
-pub(super) fn standard_quotas(headers: &mut HeaderMap, standings: &[QuotaStatus]) {
-    if let Some(policy) = RenderedPolicies::header(standings) {
+pub(super) fn standard_quotas(headers: &mut HeaderMap, quotas: &[QuotaStatus]) {
+    if let Some(policy) = RenderedPolicies::header(quotas) {
         headers.insert(POLICY, policy);
     }
     let mut text = String::with_capacity(128);
-    for standing in standings {
-        item(&mut text, &standing.rule);
-        parameter(&mut text, ";r=", standing.remaining);
-        parameter(&mut text, ";t=", seconds(standing.reset));
+    for quota in quotas {
+        item(&mut text, &quota.rule);
+        parameter(&mut text, ";r=", quota.remaining);
+        parameter(&mut text, ";t=", seconds(quota.reset));
     }
     insert(headers, STANDING, &mut text);
 }
@@ -133,41 +133,41 @@ thread_local! {
 
 impl RenderedPolicies {
     /// Returns the policies of these rules; `None` without rules.
-    fn header(standings: &[QuotaStatus]) -> Option<HeaderValue> {
+    fn header(quotas: &[QuotaStatus]) -> Option<HeaderValue> {
         POLICIES.with_borrow_mut(|last| {
-            if !last.as_ref().is_some_and(|last| last.are_of(standings)) {
-                *last = Self::of(standings);
+            if !last.as_ref().is_some_and(|last| last.are_of(quotas)) {
+                *last = Self::of(quotas);
             }
             last.as_ref().map(|last| last.header.clone())
         })
     }
 
-    fn are_of(&self, standings: &[QuotaStatus]) -> bool {
-        let same = |(policy, standing): (&RenderedPolicy, &QuotaStatus)| {
-            Arc::ptr_eq(&policy.rule, &standing.rule)
+    fn are_of(&self, quotas: &[QuotaStatus]) -> bool {
+        let same = |(policy, quota): (&RenderedPolicy, &QuotaStatus)| {
+            Arc::ptr_eq(&policy.rule, &quota.rule)
                 && (policy.limit, policy.unit, policy.window)
-                    == (standing.limit, standing.unit, standing.window)
+                    == (quota.limit, quota.unit, quota.window)
         };
-        self.rules.len() == standings.len() && self.rules.iter().zip(standings).all(same)
+        self.rules.len() == quotas.len() && self.rules.iter().zip(quotas).all(same)
     }
 
-    fn of(standings: &[QuotaStatus]) -> Option<Self> {
+    fn of(quotas: &[QuotaStatus]) -> Option<Self> {
         let mut text = String::with_capacity(128);
-        for standing in standings {
-            item(&mut text, &standing.rule);
-            parameter(&mut text, ";q=", standing.limit);
-            text.push_str(if standing.unit == Unit::Tokens { ";qu=\"tokens\"" } else { "" });
-            parameter(&mut text, ";w=", seconds(standing.window).max(1));
+        for quota in quotas {
+            item(&mut text, &quota.rule);
+            parameter(&mut text, ";q=", quota.limit);
+            text.push_str(if quota.unit == Unit::Tokens { ";qu=\"tokens\"" } else { "" });
+            parameter(&mut text, ";w=", seconds(quota.window).max(1));
         }
         // From its bytes as they are: then a clone of the header shares them.
         let header = HeaderValue::from_maybe_shared(Bytes::from_owner(text)).ok()?;
-        let policy = |standing: &QuotaStatus| RenderedPolicy {
-            rule: Arc::clone(&standing.rule),
-            limit: standing.limit,
-            unit: standing.unit,
-            window: standing.window,
+        let policy = |quota: &QuotaStatus| RenderedPolicy {
+            rule: Arc::clone(&quota.rule),
+            limit: quota.limit,
+            unit: quota.unit,
+            window: quota.window,
         };
-        Some(Self { rules: standings.iter().map(policy).collect(), header })
+        Some(Self { rules: quotas.iter().map(policy).collect(), header })
     }
 }
 
@@ -189,8 +189,8 @@ pub fn server_timing(headers: &mut HeaderMap, dam: Duration, queue: Duration) {
 }
 
 /// Returns the rule of a unit with the least share left; of equals the slowest to recover.
-pub(super) fn tightest(standings: &[QuotaStatus], unit: Unit) -> Option<&QuotaStatus> {
-    standings.iter().filter(|standing| standing.unit == unit).min_by(|one, other| {
+pub(super) fn tightest(quotas: &[QuotaStatus], unit: Unit) -> Option<&QuotaStatus> {
+    quotas.iter().filter(|quota| quota.unit == unit).min_by(|one, other| {
         let one_share = u128::from(one.remaining) * u128::from(other.limit);
         let other_share = u128::from(other.remaining) * u128::from(one.limit);
         one_share.cmp(&other_share).then(other.reset.cmp(&one.reset))
@@ -288,15 +288,15 @@ mod tests {
         told(|headers| refused(headers, refusal, Dialect::OpenAi, || SystemTime::UNIX_EPOCH))
     }
 
-    fn quota_headers(headers: &mut HeaderMap, standings: &[QuotaStatus]) {
-        Dialect::OpenAi.quota_headers(headers, standings, || SystemTime::UNIX_EPOCH);
+    fn quota_headers(headers: &mut HeaderMap, quotas: &[QuotaStatus]) {
+        Dialect::OpenAi.quota_headers(headers, quotas, || SystemTime::UNIX_EPOCH);
     }
 
     fn refusal(reason: Reason, wait: Duration) -> Vec<(String, String)> {
         tell(&Refusal::new(reason, "").with_retry_after(wait))
     }
 
-    fn standing(rule: &str, unit: Unit, limit: u64, remaining: u64, reset_ms: u64) -> QuotaStatus {
+    fn quota(rule: &str, unit: Unit, limit: u64, remaining: u64, reset_ms: u64) -> QuotaStatus {
         let (reset, window) = (Duration::from_millis(reset_ms), Duration::from_secs(60));
         QuotaStatus { rule: rule.into(), unit, limit, remaining, reset, window }
     }
@@ -348,9 +348,9 @@ mod tests {
             quota_headers(
                 headers,
                 &[
-                    standing("wide", Unit::Requests, 1000, 400, 100),
-                    standing("narrow", Unit::Requests, 10, 4, 1500),
-                    standing("per_minute", Unit::Tokens, 60_000, 0, 360_000),
+                    quota("wide", Unit::Requests, 1000, 400, 100),
+                    quota("narrow", Unit::Requests, 10, 4, 1500),
+                    quota("per_minute", Unit::Tokens, 60_000, 0, 360_000),
                 ],
             );
         });
@@ -376,7 +376,7 @@ mod tests {
         let odd = QuotaStatus {
             reset: Duration::MAX,
             window: Duration::ZERO,
-            ..standing("a\"\\\né", Unit::Tokens, u64::MAX, u64::MAX, 0)
+            ..quota("a\"\\\né", Unit::Tokens, u64::MAX, u64::MAX, 0)
         };
         let told = told(|headers| quota_headers(headers, &[odd]));
         assert_eq!(told[0].1, r#""a";r=999999999999999;t=999999999999999"#);

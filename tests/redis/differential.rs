@@ -84,7 +84,7 @@ struct Open {
 
 /// The answer of the limiters in memory.
 enum Said {
-    Admitted { open: Box<Open>, standings: Vec<QuotaStatus>, would_refuse: Vec<usize> },
+    Admitted { open: Box<Open>, quotas: Vec<QuotaStatus>, would_refuse: Vec<usize> },
     Refused { asked: Vec<Part>, retry_after: Option<Duration>, refusing: Vec<usize> },
     Nothing,
 }
@@ -222,7 +222,7 @@ impl Course {
         };
         match verdict {
             Ok(admission) => Said::Admitted {
-                standings: self.rule_set.quota_statuses(&admission.charge, Nanos(self.now * 1000)).into_vec(),
+                quotas: self.rule_set.quota_statuses(&admission.charge, Nanos(self.now * 1000)).into_vec(),
                 would_refuse: of(&admission.decisions, Decision::WouldRefuse),
                 open: Box::new(Open { charge: admission.charge, record, parts, free, refused: Vec::new() }),
             },
@@ -239,7 +239,7 @@ impl Course {
         let place = format!("course {}, call {}", self.tag, self.calls);
         match said {
             Said::Nothing => {}
-            Said::Admitted { mut open, standings, would_refuse } => {
+            Said::Admitted { mut open, quotas, would_refuse } => {
                 let answer: Vec<i64> = redis::from_redis_value(answer.clone()).expect(&place);
                 assert_eq!(answer[0], 1, "{place}: {:?} {answer:?}", open.parts);
                 let mut refused = Vec::new();
@@ -252,9 +252,9 @@ impl Course {
                     part.mark = u64::try_from(shown[1]).unwrap();
                     let level = part.cell.level([shown[2], shown[3], shown[4]].map(i64::cast_unsigned));
                     if rule.mode == Mode::Enforce {
-                        let standing = standings.iter().find(|standing| standing.rule == rule.name).unwrap();
-                        assert_eq!(level.remaining, standing.remaining, "{place}: {rule:?} {shown:?}");
-                        assert_eq!(level.reset.as_micros(), micros_up(standing.reset), "{place}: {rule:?}");
+                        let quota = quotas.iter().find(|quota| quota.rule == rule.name).unwrap();
+                        assert_eq!(level.remaining, quota.remaining, "{place}: {rule:?} {shown:?}");
+                        assert_eq!(level.reset.as_micros(), micros_up(quota.reset), "{place}: {rule:?}");
                     }
                 }
                 open.refused.clone_from(&refused);

@@ -224,7 +224,7 @@ pub struct Refusal {
     /// 503 is a forecast, of which clients are told at most a minute.
     pub wait_is_exact: bool,
     /// Quota status of the rules, if a rule refused.
-    pub standings: Vec<QuotaStatus>,
+    pub quotas: Vec<QuotaStatus>,
     /// The methods that the path accepts, if it does not accept that of the request.
     pub allow: Option<Box<str>>,
 }
@@ -239,7 +239,7 @@ impl Refusal {
             param: None,
             retry_after: None,
             wait_is_exact: false,
-            standings: Vec::new(),
+            quotas: Vec::new(),
             allow: None,
         }
     }
@@ -273,8 +273,8 @@ impl Refusal {
 
     /// Sets the quota status of the rules.
     #[must_use]
-    pub fn with_standings(mut self, standings: Vec<QuotaStatus>) -> Self {
-        self.standings = standings;
+    pub fn with_quotas(mut self, quotas: Vec<QuotaStatus>) -> Self {
+        self.quotas = quotas;
         self
     }
 }

@@ -236,7 +236,7 @@ impl SharedRules {
             let decision = if said.shortage.is_some() { Decision::WouldRefuse } else { Decision::Allowed };
             decisions.push((said.index, decision));
             if said.rule.mode == Mode::Enforce {
-                holding.standings.push(said.level.standing(&said.rule));
+                holding.quotas.push(said.level.quota_status(&said.rule));
             }
         }
         decisions.extend(plan.free.iter().map(|ask| (ask.index, Decision::Allowed)));
@@ -245,10 +245,10 @@ impl SharedRules {
 
     /// Builds the refusal. At least one of `said` is enforced and has a shortage.
     fn deny(&self, said: &[RuleReply], cost: &ExpectedCost, mut decisions: Decisions) -> RuleRefusal {
-        let mut standings = Vec::new();
+        let mut quotas = Vec::new();
         let mut refusing: Option<(&RuleReply, Shortage)> = None;
         for said in said.iter().filter(|said| said.rule.mode == Mode::Enforce) {
-            standings.push(said.level.standing(&said.rule));
+            quotas.push(said.level.quota_status(&said.rule));
             let Some(shortage) = said.shortage else { continue };
             decisions.push((said.index, Decision::Refused));
             if refusing.is_none_or(|(_, longest)| shortage > longest) {
@@ -264,7 +264,7 @@ impl SharedRules {
                 rule: said.index,
                 retry_after,
                 too_large,
-                standings,
+                quotas,
                 decisions: Decisions::new(),
                 refused_by: Arc::clone(&said.rule),
                 prompt_tokens: cost.prompt_tokens,
@@ -315,7 +315,7 @@ impl SharedRules {
             Ok(admission) => {
                 decisions.extend(admission.decisions);
                 let mut holding = Holding::new(self, self.id());
-                holding.standings = share.quota_statuses(&admission.charge, now).into_vec();
+                holding.quotas = share.quota_statuses(&admission.charge, now).into_vec();
                 holding.local = Some((share, admission.charge));
                 Ok(Admitted { holding, decisions })
             }

@@ -36,14 +36,14 @@ pub struct Holding {
     /// Id of the charge; the settlement's id is derived from it.
     pub(super) id: String,
     pub(super) parts: Vec<Part>,
-    pub(super) standings: Vec<QuotaStatus>,
+    pub(super) quotas: Vec<QuotaStatus>,
     /// Local charges, made because Redis was away.
     pub(super) local: Option<(Arc<RuleSet>, Charge)>,
 }
 
 impl Holding {
     pub(super) fn new(rules: &Arc<SharedRules>, id: String) -> Self {
-        Self { rules: Arc::clone(rules), id, parts: Vec::new(), standings: Vec::new(), local: None }
+        Self { rules: Arc::clone(rules), id, parts: Vec::new(), quotas: Vec::new(), local: None }
     }
 
     pub(super) fn absorb(&mut self, mut other: Self) {
@@ -52,8 +52,8 @@ impl Holding {
 
     /// Returns the quota status of the enforced rules at admission, narrow rules first.
     #[must_use]
-    pub fn standings(&self) -> &[QuotaStatus] {
-        &self.standings
+    pub fn quotas(&self) -> &[QuotaStatus] {
+        &self.quotas
     }
 
     /// Corrects token charges to `actual` tokens. Request charges stay.

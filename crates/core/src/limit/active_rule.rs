@@ -193,7 +193,7 @@ impl ActiveRule {
         Ok(cost.prompt_tokens.saturating_add(output).min(capacity))
     }
 
-    pub(crate) fn standing(
+    pub(crate) fn quota_status(
         &self,
         place: Option<CellPlace>,
         own: Option<OwnQuota>,
@@ -201,8 +201,8 @@ impl ActiveRule {
     ) -> QuotaStatus {
         let level = self.counter.level(place, self.quota_override(own), now);
         match own {
-            None => level.standing(&self.rule),
-            Some(own) => level.standing(&self.rule.with_quota(own.quota)),
+            None => level.quota_status(&self.rule),
+            Some(own) => level.quota_status(&self.rule.with_quota(own.quota)),
         }
     }
 }

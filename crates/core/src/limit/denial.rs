@@ -21,7 +21,7 @@ pub struct Denial {
     /// `true` if the request needs more than the rule ever admits at once.
     pub too_large: bool,
     /// Quota status of the enforced rules that apply to the request.
-    pub standings: Vec<QuotaStatus>,
+    pub quotas: Vec<QuotaStatus>,
     /// Decision of each rule that was asked.
     pub decisions: Decisions,
     /// The refusing rule.
@@ -65,7 +65,7 @@ impl Denial {
                 "The prompt of about {prompt} tokens is more than rule '{name}' ever admits at once ({quota}). \
                  Shorten the prompt."
             );
-            return Refusal::new(Reason::RequestTooLarge, message).with_standings(self.standings);
+            return Refusal::new(Reason::RequestTooLarge, message).with_quotas(self.quotas);
         }
         let reason = match rule.unit {
             Unit::Requests => Reason::RateLimited,
@@ -79,7 +79,7 @@ impl Denial {
         };
         let message =
             format!("Rule '{name}' allows {scope} {quota}.{asked} Retry in {}.", wait_in_words(wait));
-        Refusal::new(reason, message).with_retry_after(wait).with_standings(self.standings)
+        Refusal::new(reason, message).with_retry_after(wait).with_quotas(self.quotas)
     }
 }
 
@@ -169,13 +169,13 @@ mod tests {
 
     fn message(rule: Rule, retry_after: Option<Duration>) -> Refusal {
         let too_large = retry_after.is_none();
-        let (standings, decisions) = (Vec::new(), Decisions::new());
+        let (quotas, decisions) = (Vec::new(), Decisions::new());
         let refused_by = Arc::new(rule);
         Denial {
             rule: 0,
             retry_after,
             too_large,
-            standings,
+            quotas,
             decisions,
             refused_by,
             prompt_tokens: 99,

@@ -38,7 +38,7 @@ pub struct Level {
 impl Level {
     /// Returns the quota status of a key of `rule` at this level.
     #[must_use]
-    pub fn standing(self, rule: &Rule) -> QuotaStatus {
+    pub fn quota_status(self, rule: &Rule) -> QuotaStatus {
         let Self { remaining, reset } = self;
         let (limit, window) = (rule.capacity(), rule.window());
         QuotaStatus { rule: Arc::clone(&rule.name), unit: rule.unit, limit, remaining, reset, window }

@@ -217,8 +217,8 @@ mod tests {
         let large = rule_set.admit(&subject(None), &cost, Nanos::ZERO).unwrap_err();
         assert!(large.too_large);
         let charge = rule_set.admit(&subject(Some(&own)), &cost, Nanos::ZERO).unwrap().charge;
-        let standings = rule_set.quota_statuses(&charge, Nanos::ZERO);
-        assert_eq!((standings[0].limit, standings[0].remaining), (300, 50));
+        let quotas = rule_set.quota_statuses(&charge, Nanos::ZERO);
+        assert_eq!((quotas[0].limit, quotas[0].remaining), (300, 50));
         let refusal = rule_set.admit(&subject(Some(&own)), &cost, Nanos::ZERO).unwrap_err().into_refusal();
         assert!(refusal.message.contains("300 tokens per hour"), "{}", refusal.message);
         rule_set.settle(charge, 60, Nanos::ZERO);

@@ -265,13 +265,13 @@ impl RuleSet {
         asked: impl Fn(&ActiveRule) -> bool,
     ) -> Denial {
         let mut refusing = (&self.active_rules[position], shortage);
-        let mut standings = Vec::new();
+        let mut quotas = Vec::new();
         for (other, active_rule) in self.active_rules.iter().enumerate() {
             if !asked(active_rule) {
                 continue;
             }
             let own = active_rule.own_quota(evaluation.subject.own);
-            standings.push(active_rule.standing(
+            quotas.push(active_rule.quota_status(
                 Some(CellPlace::Own(evaluation.key(active_rule))),
                 own,
                 evaluation.now,
@@ -301,7 +301,7 @@ impl RuleSet {
             rule: refusing.0.index,
             retry_after,
             too_large,
-            standings,
+            quotas,
             decisions,
             refused_by: refusing.0.rule_by(own),
             prompt_tokens: evaluation.cost.prompt_tokens,
@@ -360,7 +360,7 @@ impl RuleSet {
         let enforced = self.parts(charge).filter(|(_, active_rule)| active_rule.enforced());
         enforced
             .map(|(part, active_rule)| {
-                active_rule.standing(part.cell.place, active_rule.own_quota(charge.own.as_ref()), now)
+                active_rule.quota_status(part.cell.place, active_rule.own_quota(charge.own.as_ref()), now)
             })
             .collect()
     }

@@ -63,7 +63,7 @@ fn spend(
 }
 
 fn remaining(rule_set: &RuleSet, admission: &Admission) -> Vec<u64> {
-    rule_set.quota_statuses(&admission.charge, NOW).iter().map(|standing| standing.remaining).collect()
+    rule_set.quota_statuses(&admission.charge, NOW).iter().map(|quota| quota.remaining).collect()
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn a_denial_names_the_longest_wait_and_how_the_rules_stand() {
     assert_eq!((denial.rule, denial.retry_after), (1, Some(Duration::from_secs(60))));
     assert_eq!(denial.decisions[..], [(0, Decision::Refused), (1, Decision::Refused)]);
     let second = Duration::from_secs(1);
-    let standing = |rule: &str, length| QuotaStatus {
+    let quota = |rule: &str, length| QuotaStatus {
         rule: rule.into(),
         unit: Unit::Requests,
         limit: 1,
@@ -98,7 +98,7 @@ fn a_denial_names_the_longest_wait_and_how_the_rules_stand() {
         window: length,
     };
     let refusal = denial.into_refusal();
-    assert_eq!(refusal.standings, [standing("each", second), standing("slow", second * 60)]);
+    assert_eq!(refusal.quotas, [quota("each", second), quota("slow", second * 60)]);
     assert_eq!(refusal.reason, Reason::RateLimited);
     assert!(refusal.message.contains("'slow'") && refusal.message.contains("60 s"), "{}", refusal.message);
 }
@@ -117,7 +117,7 @@ fn a_rule_that_observes_counts_but_never_refuses() {
     assert_eq!(said, [allowed, allowed, would_refuse, would_refuse, would_refuse]);
     let denial = ask(&rule_set, "key:b").unwrap_err();
     assert_eq!(denial.decisions[..], [(0, Decision::Allowed), (1, Decision::Refused)]);
-    assert_eq!(denial.standings.len(), 1);
+    assert_eq!(denial.quotas.len(), 1);
 }
 
 #[test]
