@@ -60,7 +60,7 @@ impl EmbeddedConsumers {
             return Arc::clone(&known.runs);
         }
         let place = ConsumerIdentity {
-            worker: self.jobs.dam().into(),
+            worker: self.jobs.gateway_id().into(),
             pool: Arc::clone(pool),
             // Empty: workers do not take jobs that gateways run.
             colour: "".into(),

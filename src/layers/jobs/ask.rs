@@ -331,8 +331,8 @@ impl JobsSettings {
             SubmitRefused::Taken => conflict(),
             other => unreachable(&other),
         })?;
-        let standing = serde_json::json!({ "id": job.to_string(), "object": "job", "status": "queued" });
-        Ok(accepted(job, standing.to_string()))
+        let status = serde_json::json!({ "id": job.to_string(), "object": "job", "status": "queued" });
+        Ok(accepted(job, status.to_string()))
     }
 
     /// Answers from the job of the earlier copy; `None` if that came to nothing.
@@ -344,8 +344,8 @@ impl JobsSettings {
     ) -> Result<Option<Response<JobBody<B>>>, Refusal> {
         let (job, record) = (known.job, &context.record);
         let lost = |loss| unreachable(&loss);
-        let standing = self.jobs.look(job).await.map_err(lost)?;
-        let Some(standing) = standing else {
+        let status = self.jobs.look(job).await.map_err(lost)?;
+        let Some(status) = status else {
             if known.accepted {
                 // The job was withdrawn or has been forgotten.
                 return Ok(None);
@@ -357,29 +357,29 @@ impl JobsSettings {
             };
             return if waits { Err(conflict()) } else { Ok(None) };
         };
-        if self.jobs.give_up_orphan(job, &standing).await.map_err(lost)? {
+        if self.jobs.give_up_orphan(job, &status).await.map_err(lost)? {
             tracing::debug!(%job, "the gateway of a job is gone; the repeated request replaces the job");
             return Ok(None);
         }
-        match standing.state {
+        match status.state {
             JobState::Failed | JobState::Cancelled | JobState::Expired | JobState::Dead if !later => {
                 return Ok(None);
             }
             _ if later => {
-                let text = super::get::standing(job, &standing).to_string();
+                let text = super::get::status_json(job, &status).to_string();
                 return Ok(Some(answer(accepted(job, text), record.as_ref())));
             }
             JobState::Done => {}
             _ => return Err(conflict()),
         }
-        self.replay(job, &standing, record.as_ref()).await
+        self.replay(job, &status, record.as_ref()).await
     }
 
     /// Replays the stored answer of a finished job; `None` if it is one after which clients try again.
     async fn replay<B>(
         &self,
         job: Job,
-        standing: &JobStatus,
+        status: &JobStatus,
         record: Option<&Arc<RequestRecord>>,
     ) -> Result<Option<Response<JobBody<B>>>, Refusal> {
         let gone = || Refusal::new(Reason::Expired, "The answer is no longer stored.");
@@ -403,7 +403,7 @@ impl JobsSettings {
             return Ok(None);
         }
         let stream = is_stream(&head);
-        tracing::debug!(%job, stream, attempt = standing.attempt, "repeated request: sent the stored answer");
+        tracing::debug!(%job, stream, attempt = status.attempt, "repeated request: sent the stored answer");
         let body = ReplayedAnswer::bytes(reader, next, &self.jobs).with_record(record.cloned());
         Ok(Some(Response::from_parts(head, JobBody::answer(body))))
     }

@@ -27,16 +27,16 @@ const LARGEST: usize = 8 << 20;
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Formats a job's status for its caller.
-pub(super) fn standing(job: Job, standing: &JobStatus) -> Value {
+pub(super) fn status_json(job: Job, status: &JobStatus) -> Value {
     json!({
         "id": job.to_string(),
         "object": "job",
-        "status": standing.state,
-        "stream": standing.stream,
-        "attempt": standing.attempt,
-        "created_ms": standing.created_ms,
-        "ended_ms": standing.ended_ms,
-        "last_error": standing.last_error,
+        "status": status.state,
+        "stream": status.stream,
+        "attempt": status.attempt,
+        "created_ms": status.created_ms,
+        "ended_ms": status.ended_ms,
+        "last_error": status.last_error,
     })
 }
 
@@ -57,13 +57,13 @@ impl JobsSettings {
         let job = head.uri.path().rsplit('/').next().and_then(Job::parse).ok_or_else(unknown)?;
         let found = self.jobs.look(job).await.map_err(|loss| unreachable(&loss))?;
         // Jobs of other callers are reported as unknown, so that their existence is not revealed.
-        let found = found.filter(|standing| standing.caller == caller).ok_or_else(unknown)?;
+        let found = found.filter(|status| status.caller == caller).ok_or_else(unknown)?;
         if head.method == Method::DELETE {
             if !found.has_ended() {
                 self.jobs.cancel_job(job, &found).await.map_err(|loss| unreachable(&loss))?;
             }
             let now = self.jobs.look(job).await.map_err(|loss| unreachable(&loss))?.unwrap_or(found);
-            return Ok(answer(json_answer(&standing(job, &now)), record));
+            return Ok(answer(json_answer(&status_json(job, &now)), record));
         }
         if found.has_ended() && !self.jobs.has_answer(job).await.map_err(|loss| unreachable(&loss))? {
             return Err(Refusal::new(
@@ -75,7 +75,7 @@ impl JobsSettings {
         if found.stream && accept.to_ascii_lowercase().contains("text/event-stream") {
             return self.stream(job, &found, &head.headers, record).await;
         }
-        let mut shown = standing(job, &found);
+        let mut shown = status_json(job, &found);
         if found.has_ended()
             && let Some(map) = shown.as_object_mut()
         {

@@ -29,7 +29,7 @@ impl JobQueue {
     ) -> Result<Option<String>, RedisLoss> {
         let inner = &*self.0;
         let mut call = inner.scripts.own.key(&self.owned(pool));
-        call.arg(job).arg(caller_hash(&pending.caller().id)).arg(self.dam());
+        call.arg(job).arg(caller_hash(&pending.caller().id)).arg(self.gateway_id());
         inner.link.run(RedisOp::Enqueue, PATIENCE, &call).await
     }
 
@@ -41,7 +41,7 @@ impl JobQueue {
         let inner = &*self.0;
         let mut call = inner.scripts.revive.key(&self.owned(pool));
         let unheard = u64::try_from(unheard.as_millis()).unwrap_or(u64::MAX);
-        call.arg(self.dam()).arg(unheard).arg(MOST);
+        call.arg(self.gateway_id()).arg(unheard).arg(MOST);
         inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
     }
 
@@ -65,8 +65,8 @@ impl JobQueue {
 
     /// Counts in the metrics how a job of `pool` ended that this gateway ran, if it has ended.
     pub async fn count_end(&self, pool: &str, job: Job) {
-        let Ok(Some(standing)) = self.look(job).await else { return };
-        let end = match standing.state {
+        let Ok(Some(status)) = self.look(job).await else { return };
+        let end = match status.state {
             JobState::Queued | JobState::Running => return,
             JobState::Done => JobEnd::Answered,
             JobState::Failed | JobState::Dead => JobEnd::Failed,
@@ -78,7 +78,7 @@ impl JobQueue {
 
     /// Returns the id of this gateway in Redis.
     #[must_use]
-    pub fn dam(&self) -> &str {
+    pub fn gateway_id(&self) -> &str {
         self.0.gateways.id()
     }
 

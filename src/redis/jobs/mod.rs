@@ -155,7 +155,7 @@ impl JobQueue {
                     running.listen().await;
                 }
             };
-            tokio::join!(subscription, running.do_errands(tasks), running.renew_turns());
+            tokio::join!(subscription, running.run_tasks(tasks), running.renew_turns());
         })
     }
 

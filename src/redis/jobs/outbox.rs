@@ -1,9 +1,11 @@
-//! Cleanup of jobs that no client waits for: cancels jobs and deletes keys.
+//! Work for Redis after a response has ended: cancels jobs, deletes keys and stores answers.
 //!
-//! A task does it, because it starts in the `Drop` of a response body, which cannot await.
+//! It runs in tasks of its own, because it starts in the `Drop` of a response body, which cannot
+//! await.
 //!
-//! **Failure mode.** Redis does not answer: a cancel is retried for a second, then the job runs on
-//! to its end or its deadline with no reader. Keys that are not deleted expire after ten minutes.
+//! **Failure mode.** If Redis does not answer, each task is tried four times and then dropped. A job
+//! that was not cancelled runs on to its end or its deadline with no reader. Keys that were not
+//! deleted expire.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,8 +30,8 @@ const AT_ONCE: usize = 64;
 /// Attempts per task, and the pause after each.
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(250);
-/// How often a shutdown checks whether all tasks are done.
-const GLANCE: Duration = Duration::from_millis(2);
+/// Interval at which a shutdown checks whether all tasks are done.
+const FLUSH_POLL: Duration = Duration::from_millis(2);
 
 /// Why a gateway ends a job early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +78,8 @@ pub(super) enum JobTask {
     EndTurn { session: Arc<str>, turn: Job, worker: Option<Arc<str>> },
     /// Frees the `Idempotency-Key` of a request that never became a job.
     FreeKey { request: Arc<Repeatable>, job: Job },
-    /// Stores an answer over HTTP for repeats of its request. Dropping `_done` says that it is over.
+    /// Stores an answer over HTTP for repeats of its request. `_done` is dropped at the end, stored
+    /// or not.
     Store { request: Arc<Repeatable>, job: Job, answer: StoredAnswer, _done: oneshot::Sender<()> },
 }
 
@@ -93,7 +96,7 @@ impl JobTask {
     }
 }
 
-/// Sending half of the cleanup queue, with the count of unfinished tasks.
+/// Sending half of the task queue, with the number of unfinished tasks.
 #[derive(Debug)]
 pub(super) struct JobOutbox {
     tasks: mpsc::Sender<JobTask>,
@@ -108,27 +111,28 @@ impl JobOutbox {
 
     pub(super) fn add(&self, task: JobTask) {
         self.open.fetch_add(1, Ordering::Relaxed);
+        let name = task.as_str();
         if self.tasks.try_send(task).is_err() {
             self.open.fetch_sub(1, Ordering::Relaxed);
-            tracing::debug!("cleanup queue is full; the job runs to its end");
+            tracing::debug!(task = name, "the queue of job tasks is full; dropped a task");
         }
     }
 }
 
 impl JobQueue {
-    /// Waits until every queued cleanup has reached Redis, for at most `patience`.
+    /// Waits until every queued task is done or dropped, for at most `patience`.
     pub async fn flush(&self, patience: Duration) {
         let done = async {
             while self.0.outbox.open.load(Ordering::Relaxed) > 0 {
-                sleep(GLANCE).await;
+                sleep(FLUSH_POLL).await;
             }
         };
         if timeout(patience, done).await.is_err() {
-            tracing::warn!("shutdown: not all abandoned jobs were cancelled");
+            tracing::warn!("shutdown: not all job tasks were done; jobs without a client may run on");
         }
     }
 
-    pub(super) async fn do_errands(&self, mut tasks: mpsc::Receiver<JobTask>) {
+    pub(super) async fn run_tasks(&self, mut tasks: mpsc::Receiver<JobTask>) {
         let mut running = JoinSet::new();
         while let Some(task) = tasks.recv().await {
             while running.len() >= AT_ONCE {
@@ -137,13 +141,13 @@ impl JobQueue {
             while running.try_join_next().is_some() {}
             let jobs = self.clone();
             running.spawn(async move {
-                jobs.go(task).await;
+                jobs.run_task(task).await;
                 jobs.0.outbox.open.fetch_sub(1, Ordering::Relaxed);
             });
         }
     }
 
-    async fn go(&self, task: JobTask) {
+    async fn run_task(&self, task: JobTask) {
         for _ in 0..TRIES {
             let done = match &task {
                 JobTask::Cancel { job, side, entry, why, .. } => {
@@ -159,7 +163,7 @@ impl JobQueue {
             };
             match done {
                 Ok(()) => return,
-                Err(loss) => tracing::debug!(%loss, task = task.as_str(), "job cleanup failed, will retry"),
+                Err(loss) => tracing::debug!(%loss, task = task.as_str(), "a job task failed"),
             }
             sleep(PAUSE).await;
         }

@@ -103,20 +103,20 @@ const FIELDS: [&str; 15] = [
 ];
 
 impl JobQueue {
-    /// Returns the status of `job`, or `None`. If its deadline has passed, the job expires first.
+    /// Returns the status of `job`; `None` if there is no such job. If its deadline has passed, the job expires first.
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
     pub async fn look(&self, job: Job) -> Result<Option<JobStatus>, RedisLoss> {
-        let found = self.standing(job).await?;
+        let found = self.read_status(job).await?;
         if found.as_ref().is_some_and(JobStatus::is_late) {
             self.expire(job).await?;
-            return self.standing(job).await;
+            return self.read_status(job).await;
         }
         Ok(found)
     }
 
-    async fn standing(&self, job: Job) -> Result<Option<JobStatus>, RedisLoss> {
+    async fn read_status(&self, job: Job) -> Result<Option<JobStatus>, RedisLoss> {
         let mut look = cmd("HMGET");
         look.arg(self.0.keys.job(job)).arg(&FIELDS);
         let fields: [Option<String>; FIELDS.len()] =
@@ -176,11 +176,11 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn give_up_orphan(&self, job: Job, standing: &JobStatus) -> Result<bool, RedisLoss> {
-        if standing.state != JobState::Queued || standing.is_async {
+    pub async fn give_up_orphan(&self, job: Job, status: &JobStatus) -> Result<bool, RedisLoss> {
+        if status.state != JobState::Queued || status.is_async {
             return Ok(false);
         }
-        for gateway in standing.gateways.split_whitespace() {
+        for gateway in status.gateways.split_whitespace() {
             if self.is_alive(gateway).await? {
                 return Ok(false);
             }
@@ -214,11 +214,11 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn cancel_job(&self, job: Job, standing: &JobStatus) -> Result<(), RedisLoss> {
-        let side = Side { pool: standing.pool.as_str().into(), colour: standing.colour.as_str().into() };
-        self.cancel(job, &side, standing.entry.as_deref(), JobEndReason::Cancelled).await?;
-        if standing.entry.is_none() {
-            self.remove(&standing.pool, job, &standing.caller).await?;
+    pub async fn cancel_job(&self, job: Job, status: &JobStatus) -> Result<(), RedisLoss> {
+        let side = Side { pool: status.pool.as_str().into(), colour: status.colour.as_str().into() };
+        self.cancel(job, &side, status.entry.as_deref(), JobEndReason::Cancelled).await?;
+        if status.entry.is_none() {
+            self.remove(&status.pool, job, &status.caller).await?;
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ const BATCH: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
 /// How often a shutdown checks whether the outbox is empty.
-const GLANCE: Duration = Duration::from_millis(2);
+const FLUSH_POLL: Duration = Duration::from_millis(2);
 /// Longest age for a resend. It is shorter than the lifetime of a record, so that an operation
 /// whose answer was lost is not done twice.
 const MAX_AGE: Duration = Duration::from_secs(50);
@@ -78,7 +78,7 @@ impl SettlementOutbox {
     pub(super) async fn done(&self, patience: Duration) {
         let done = async {
             while self.open.load(Ordering::Relaxed) > 0 {
-                sleep(GLANCE).await;
+                sleep(FLUSH_POLL).await;
             }
         };
         if timeout(patience, done).await.is_err() {
