@@ -213,7 +213,7 @@ fn climb(cases: &mut Cases, row: &str, name: &'static str, rules: Vec<Rule>, dra
 
 /// The case of a request: the caller's id as text, SipHash on both sides, the whole rule set.
 fn text_keys(cases: &mut Cases, row: &str, drawn: &'static [u32]) {
-    climb(cases, row, "ladder of 1", vec![rule("caller", Per::Caller, Unit::Requests)], drawn);
+    climb(cases, row, "rule set of 1", vec![rule("caller", Per::Caller, Unit::Requests)], drawn);
     let limiter = leak(RateLimiter::keyed(governors()));
     let mut text = String::new();
     keys_of(drawn).for_each(|key| drop(black_box(limiter.check_key(caller(&mut text, key)))));
@@ -230,7 +230,7 @@ fn four_rules(cases: &mut Cases, row: &str, drawn: &'static [u32]) {
         rule("model", Per::Model, Unit::Requests),
         rule("all", Per::All, Unit::Requests),
     ];
-    climb(cases, row, "ladder of 4", rules, drawn);
+    climb(cases, row, "rule set of 4", rules, drawn);
     let (requests, tokens) = (leak(RateLimiter::keyed(governors())), leak(RateLimiter::keyed(governors())));
     let (model, all) = (leak(RateLimiter::keyed(governors())), leak(RateLimiter::direct(governors())));
     let fifty = NonZeroU32::MIN.saturating_add(49);

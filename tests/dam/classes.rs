@@ -69,7 +69,7 @@ async fn a_client_that_leaves_while_its_request_waits_again_leaves_nothing() {
     worker.busy_with(1).await;
     let slow = Arc::clone(&dam);
     let critical = tokio::spawn(async move { slow.ask(chat("b", true, 3, &[])).await });
-    eventually("one holds the seat, one waits", async || dam.held() == 2).await;
+    eventually("one holds the permit, one waits", async || dam.held() == 2).await;
 
     batch.abort();
     assert!(batch.await.unwrap_err().is_cancelled());

@@ -82,7 +82,7 @@ async fn a_request_that_still_connects_when_the_pool_is_switched_goes_to_the_new
     let dam = Arc::new(Dam::start(&text));
     let asking = Arc::clone(&dam);
     let asked = tokio::spawn(async move { asking.ask(chat("a", true, 2, &[])).await });
-    eventually("it has its seat", async || dam.held() == 1).await;
+    eventually("it has its permit", async || dam.held() == 1).await;
     assert_eq!(switch(&dam, "green").await.status, 200);
     let accepted = tokio::spawn(async move {
         let mut heard = Vec::new();

@@ -340,7 +340,7 @@ async fn one_who_does_not_read_is_cut_off_and_frees_its_slot() {
     // More than the sockets can buffer: the stream stalls, is cut off, and frees everything.
     let body = r#"{"prompt":["a","b","c","d"],"n":8,"stream":true,"max_tokens":100000,"ignore_eos":true}"#;
     conn.send(request("POST /v1/completions", &[], body)).await.unwrap();
-    eventually("its seats", async || dam.held() == 32).await;
+    eventually("its permits", async || dam.held() == 32).await;
     dam.idle().await;
     worker.busy_with(0).await;
     let mut rest = Vec::new();

@@ -177,7 +177,7 @@ async fn a_job_whose_answer_redis_does_not_take_gives_its_seat_back() {
     drop(occupied);
     becomes(&dam, &location, "running").await;
     redis.kill();
-    eventually("a seat for others", async || dam.ask(post("b", &[], PLAIN)).await.status == 200).await;
+    eventually("a permit for others", async || dam.ask(post("b", &[], PLAIN)).await.status == 200).await;
 }
 
 #[tokio::test]
@@ -204,7 +204,7 @@ async fn what_waits_for_a_seat_does_not_begin_on_the_way_down() {
     let down = tokio::spawn(async move { app.drain().await });
     eventually("requests are refused", async || dam.app.state()["phase"] == "refusing").await;
     drop(occupied);
-    eventually("nobody waits for a seat", async || dam.held() == 0).await;
+    eventually("nobody waits for a permit", async || dam.held() == 0).await;
     drop(slow);
     down.await.unwrap();
     dam.ended().await;

@@ -63,7 +63,7 @@ async fn bytes_pass_both_ways_and_the_seat_is_held_meanwhile() {
     {
         assert!(head.contains(field), "{head}");
     }
-    eventually("the seat is free", async || dam.held() == 0).await;
+    eventually("the permit is free", async || dam.held() == 0).await;
 }
 
 #[tokio::test]

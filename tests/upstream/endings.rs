@@ -366,7 +366,7 @@ async fn what_is_quiet_when_the_gateway_goes_down_is_told_so() {
         let rest = cut_off(&dam, body).await;
         assert!(rest.contains("\"code\":\"draining\""), "{said}: {rest}");
         assert_eq!((record.ending(), record.reason()), (Ending::Refused, Some(Reason::Draining)), "{said}");
-        eventually("the seat is free", || dam.in_flight() == 0).await;
+        eventually("the permit is free", || dam.in_flight() == 0).await;
     }
 }
 

@@ -332,6 +332,6 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Checks that the request is over and left nothing behind.
 pub(crate) async fn assert_freed(dam: &Dam, record: &RequestRecord, ending: Ending) {
-    eventually("the seat is free", || dam.in_flight() == 0).await;
+    eventually("the permit is free", || dam.in_flight() == 0).await;
     assert_eq!(record.ending(), ending);
 }

@@ -50,7 +50,7 @@ async fn left_after(stream: &[&str], last: &str, filtered: bool) -> Ending {
         got.extend_from_slice(&body.frame().await.unwrap().unwrap().into_data().unwrap());
     }
     drop(body);
-    eventually("the seat is free", || dam.in_flight() == 0).await;
+    eventually("the permit is free", || dam.in_flight() == 0).await;
     record.ending()
 }
 

@@ -12,7 +12,7 @@ use super::holding::{ChargeSource, Holding, Part};
 use super::plan::{CellRequest, Plan};
 use super::round_trip::{HeardReply, RuleReply};
 use crate::clock::Nanos;
-use crate::limit::lease::LeaseShare;
+use crate::limit::lease::LeaseTake;
 use crate::limit::meter::Shortage;
 use crate::limit::rule::{Mode, OnLoss};
 use crate::limit::{Decision, Decisions, Denial, ExpectedCost, Subject};
@@ -180,7 +180,7 @@ impl SharedRules {
         let mut missing = LeasedKeys::new();
         for ask in &plan.leased {
             match self.leases.take(ask.hash, ask.amount, &ask.rule.quota, self.gateways(), now) {
-                LeaseShare::Yes(fill) => {
+                LeaseTake::Taken(fill) => {
                     holding.parts.push(Part { ask: ask.clone(), how: ChargeSource::Lease });
                     if let Some(level) = self.leases.level(ask.hash, now) {
                         said.push(ask.said(level, None));
@@ -189,7 +189,7 @@ impl SharedRules {
                         self.fill(ask.clone(), size);
                     }
                 }
-                LeaseShare::No(size) => missing.push((ask, size)),
+                LeaseTake::TooFew(size) => missing.push((ask, size)),
             }
         }
         missing

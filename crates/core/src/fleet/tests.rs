@@ -114,7 +114,7 @@ fn only_the_active_colour_takes_work_and_the_other_finishes() {
     assert!(!green.worker("b1").unwrap().eligible);
     assert_eq!(green.pools()[0].gate.snapshot().in_flight(), 2);
     drop(old);
-    assert!(matches!(ask(&green), Ok(GateEntry::Waiting(_))), "a seat on the old colour is of no use");
+    assert!(matches!(ask(&green), Ok(GateEntry::Waiting(_))), "a permit on the old colour is of no use");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_reload_keeps_gates_and_ledgers() {
     let before = fleet(vec![spec("w1", "default", "*")]);
     let permit = admitted(&before);
     let after = reloaded(&before, vec![spec("w0", "first", "x"), spec("w1", "default", "*")], None);
-    assert!(matches!(ask(&after), Ok(GateEntry::Waiting(_))), "the seat is still taken");
+    assert!(matches!(ask(&after), Ok(GateEntry::Waiting(_))), "the permit is still taken");
     drop(permit);
     drop(admitted(&after));
 }

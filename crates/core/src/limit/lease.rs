@@ -16,7 +16,7 @@ use super::meter::Level;
 use super::rule::Quota;
 use crate::clock::{Nanos, saturating_nanos};
 
-/// The time for which a lease lasts at the quota's full rate.
+/// Time for which a full lease lasts at this gateway's part of the quota's rate.
 const LASTS: Duration = Duration::from_millis(100);
 const SHARDS: usize = 64;
 /// Leases per shard; beyond that, units are leased request by request.
@@ -41,11 +41,13 @@ pub fn lease_size(quota: &Quota, amount: u64, remaining: u64, gateways: u32) -> 
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Lease {
+    /// Units that are leased and not used.
     have: u64,
     /// Units left in the quota when it last reported.
     remaining: u64,
+    /// Time at which the quota is full again, as last reported.
     full_at: Nanos,
-    /// The mark of the last lease.
+    /// Mark of the charge in Redis that gave the last units, for settlements.
     mark: u64,
     /// No renewal before this time: one is in flight, or the last one got nothing.
     no_renewal_before: Nanos,
@@ -54,11 +56,12 @@ struct Lease {
 
 /// Result of [`Leases::take`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeaseShare {
-    /// The units were taken. With a size, the caller alone must now lease that many more.
-    Yes(Option<u64>),
-    /// Nothing was taken; the caller should try to lease this many units.
-    No(u64),
+pub enum LeaseTake {
+    /// The units were taken. With a size, this caller must now lease that many more; no other
+    /// caller is asked to until the renewal is recorded.
+    Taken(Option<u64>),
+    /// The lease has too few units and none was taken; the caller should lease this many.
+    TooFew(u64),
 }
 
 /// Leases by key.
@@ -77,13 +80,13 @@ impl Leases {
     }
 
     /// Takes `amount` units from a lease, if it has them.
-    pub fn take(&self, key: u64, amount: u64, quota: &Quota, gateways: u32, now: Nanos) -> LeaseShare {
+    pub fn take(&self, key: u64, amount: u64, quota: &Quota, gateways: u32, now: Nanos) -> LeaseTake {
         let mut leases = self.shard(key).lock();
-        let Some(lease) = leases.get_mut(&key) else { return LeaseShare::No(amount) };
+        let Some(lease) = leases.get_mut(&key) else { return LeaseTake::TooFew(amount) };
         lease.used_at = now;
         let size = lease_size(quota, amount, lease.remaining, gateways);
         if lease.have < amount {
-            return LeaseShare::No(size);
+            return LeaseTake::TooFew(size);
         }
         lease.have -= amount;
         // Renew at half: the rest lasts for the round trip, and nothing is requested too early.
@@ -91,7 +94,7 @@ impl Leases {
         if fill {
             lease.no_renewal_before = Nanos::MAX;
         }
-        LeaseShare::Yes(fill.then_some(size))
+        LeaseTake::Taken(fill.then_some(size))
     }
 
     /// Adds units to a lease, newly leased or unused ones. Returns `false` if the table is full.
@@ -191,26 +194,26 @@ mod tests {
     }
 
     #[test]
-    fn a_purse_is_filled_ahead_once_at_a_time() {
+    fn a_lease_is_renewed_before_it_is_used_up_by_one_caller_at_a_time() {
         let leases = Leases::default();
         let take = |amount| leases.take(1, amount, &QUOTA, 1, NOW);
-        assert_eq!(take(1), LeaseShare::No(1), "an unknown purse asks for no more than it needs");
+        assert_eq!(take(1), LeaseTake::TooFew(1), "an unknown lease asks for no more than is needed");
         leases.record_level(1, level(400), Some(77), NOW);
         assert!(leases.put(1, 100, NOW));
-        assert_eq!(take(50), LeaseShare::Yes(None));
-        assert_eq!(take(1), LeaseShare::Yes(Some(100)));
-        assert_eq!(take(1), LeaseShare::Yes(None), "somebody does it already");
+        assert_eq!(take(50), LeaseTake::Taken(None));
+        assert_eq!(take(1), LeaseTake::Taken(Some(100)));
+        assert_eq!(take(1), LeaseTake::Taken(None), "another caller renews it");
         assert_eq!(leases.level(1, NOW).map(|level| level.remaining), Some(448));
         leases.record_level(1, level(0), None, NOW);
         assert_eq!(leases.mark(1), 77);
-        assert_eq!(take(1), LeaseShare::Yes(None), "there was nothing to be had");
+        assert_eq!(take(1), LeaseTake::Taken(None), "the renewal got nothing");
         assert_eq!(leases.put_up_to(1, 10, 50, NOW), 3);
         assert_eq!(leases.take_up_to(1, 1000), 50);
-        assert_eq!(take(3), LeaseShare::No(3));
+        assert_eq!(take(3), LeaseTake::TooFew(3));
     }
 
     #[test]
-    fn too_many_purses_make_room_only_of_the_unused() {
+    fn a_full_table_drops_only_leases_that_are_not_used() {
         let leases = Leases::default();
         for key in 0..PER_SHARD as u64 {
             assert!(leases.put(key * SHARDS as u64, 1, NOW));

@@ -34,7 +34,7 @@ pub struct RuleSet {
     rules: Vec<Arc<Rule>>,
     /// Narrow keys first.
     active_rules: Vec<ActiveRule>,
-    seal: KeyHasher,
+    hasher: KeyHasher,
     lines: Arc<RetryQueues>,
 }
 
@@ -50,7 +50,7 @@ pub struct RuleCost {
 }
 
 struct Evaluation<'a> {
-    seal: &'a KeyHasher,
+    hasher: &'a KeyHasher,
     subject: &'a Subject<'a>,
     cost: &'a ExpectedCost,
     now: Nanos,
@@ -60,7 +60,7 @@ struct Evaluation<'a> {
 impl Evaluation<'_> {
     #[inline]
     fn key(&mut self, active_rule: &ActiveRule) -> u64 {
-        self.seal.key(&active_rule.rule.per, self.subject, &mut self.key_hashes)
+        self.hasher.key(&active_rule.rule.per, self.subject, &mut self.key_hashes)
     }
 
     #[inline]
@@ -99,7 +99,7 @@ impl RuleSet {
     /// quota shares its counts with `self`; the others start full.
     #[must_use]
     pub fn rebuilt(&self, rules: Vec<Rule>) -> Self {
-        Self::build(rules, &self.active_rules, self.seal.clone(), Arc::clone(&self.lines))
+        Self::build(rules, &self.active_rules, self.hasher.clone(), Arc::clone(&self.lines))
     }
 
     /// Creates the rule set for use while Redis is lost: this gateway's share of each
@@ -113,12 +113,12 @@ impl RuleSet {
             let kept = old.iter().find(|old| old.keeps_counts_for(&active_rule.rule));
             ActiveRule::new_share(active_rule.index, &active_rule.rule, size, kept)
         };
-        let seal = before.map_or_else(|| self.seal.clone(), |before| before.seal.clone());
+        let hasher = before.map_or_else(|| self.hasher.clone(), |before| before.hasher.clone());
         let (rules, lines) = (self.rules.clone(), Arc::clone(&before.unwrap_or(self).lines));
-        Self { rules, active_rules: shared.map(active_rule).collect(), seal, lines }
+        Self { rules, active_rules: shared.map(active_rule).collect(), hasher, lines }
     }
 
-    fn build(rules: Vec<Rule>, old: &[ActiveRule], seal: KeyHasher, lines: Arc<RetryQueues>) -> Self {
+    fn build(rules: Vec<Rule>, old: &[ActiveRule], hasher: KeyHasher, lines: Arc<RetryQueues>) -> Self {
         let normal = |mut rule: Rule| {
             rule.per.sort_unstable();
             rule.per.dedup();
@@ -134,7 +134,7 @@ impl RuleSet {
         };
         let mut active_rules: Vec<_> = rules.iter().enumerate().map(active_rule).collect();
         active_rules.sort_by_key(ActiveRule::sort_key);
-        Self { rules, active_rules, seal, lines }
+        Self { rules, active_rules, hasher, lines }
     }
 
     /// Returns the rules in the configured order.
@@ -157,7 +157,7 @@ impl RuleSet {
     )]
     pub fn admit(&self, subject: &Subject<'_>, cost: &ExpectedCost, now: Nanos) -> Result<Admission, Denial> {
         let mut evaluation =
-            Evaluation { seal: &self.seal, subject, cost, now, key_hashes: KeyHashes::default() };
+            Evaluation { hasher: &self.hasher, subject, cost, now, key_hashes: KeyHashes::default() };
         let mut admission = Admission::default();
         admission.charge.own = subject.own.cloned();
         match self.charge_all(&mut evaluation, &mut admission) {
@@ -201,7 +201,7 @@ impl RuleSet {
     pub fn refusal_before_body(&self, subject: &Subject<'_>, now: Nanos) -> Option<Denial> {
         let cost = ExpectedCost::default();
         let mut evaluation =
-            Evaluation { seal: &self.seal, subject, cost: &cost, now, key_hashes: KeyHashes::default() };
+            Evaluation { hasher: &self.hasher, subject, cost: &cost, now, key_hashes: KeyHashes::default() };
         let asked = |active_rule: &ActiveRule| {
             active_rule.enforced() && !active_rule.rule.needs_body() && active_rule.applies_to(subject)
         };
@@ -234,7 +234,7 @@ impl RuleSet {
     #[must_use]
     pub fn explain(&self, subject: &Subject<'_>, cost: &ExpectedCost, now: Nanos) -> Vec<Explained> {
         let mut evaluation =
-            Evaluation { seal: &self.seal, subject, cost, now, key_hashes: KeyHashes::default() };
+            Evaluation { hasher: &self.hasher, subject, cost, now, key_hashes: KeyHashes::default() };
         let mut rules: Vec<_> = self
             .active_rules
             .iter()

@@ -159,7 +159,7 @@ impl KeyHasher {
 
 impl std::fmt::Debug for KeyHasher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Seal")
+        f.write_str("KeyHasher")
     }
 }
 
@@ -167,8 +167,8 @@ impl std::fmt::Debug for KeyHasher {
 mod tests {
     use super::*;
 
-    fn key(seal: &KeyHasher, per: &[Per], subject: &Subject<'_>) -> u64 {
-        seal.key(per, subject, &mut KeyHashes::default())
+    fn key(hasher: &KeyHasher, per: &[Per], subject: &Subject<'_>) -> u64 {
+        hasher.key(per, subject, &mut KeyHashes::default())
     }
 
     fn subject() -> Subject<'static> {
@@ -188,8 +188,8 @@ mod tests {
 
     #[test]
     fn addresses_count_by_host_or_by_64_bit_network() {
-        let seal = KeyHasher::random();
-        let of = |text: &str| key(&seal, &[Per::Ip], &Subject { ip: text.parse().ok(), ..subject() });
+        let hasher = KeyHasher::random();
+        let of = |text: &str| key(&hasher, &[Per::Ip], &Subject { ip: text.parse().ok(), ..subject() });
         assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff::9"));
         assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
         assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
@@ -198,9 +198,9 @@ mod tests {
 
     #[test]
     fn a_joined_key_tells_its_parts_apart() {
-        let seal = KeyHasher::random();
+        let hasher = KeyHasher::random();
         let both = [Per::Caller, Per::Model];
-        let of = |caller, model| key(&seal, &both, &Subject { caller, model: Some(model), ..subject() });
+        let of = |caller, model| key(&hasher, &both, &Subject { caller, model: Some(model), ..subject() });
         assert_eq!(of("a", "b"), of("a", "b"));
         assert_ne!(of("a", "b"), of("b", "a"));
         assert_ne!(of("ab", ""), of("a", "b"));
@@ -208,10 +208,10 @@ mod tests {
 
     #[test]
     fn a_model_counts_under_the_name_that_it_is_served_by() {
-        let seal = KeyHasher::random();
+        let hasher = KeyHasher::random();
         let of = |model, counted| {
             let served = Served { counted_as: counted, ..Served::AS_ASKED };
-            key(&seal, &[Per::Model], &Subject { model: Some(model), served, ..subject() })
+            key(&hasher, &[Per::Model], &Subject { model: Some(model), served, ..subject() })
         };
         assert_eq!(of("a", Some("*")), of("b", Some("*")));
         assert_ne!(of("a", None), of("b", None));

@@ -259,6 +259,6 @@ impl Drop for PermitInner {
 
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Permit").field("seat", &self.0.permit()).field("worker", &self.worker()).finish()
+        f.debug_struct("Permit").field("id", &self.0.permit()).field("worker", &self.worker()).finish()
     }
 }

@@ -62,11 +62,11 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_is_those_of_late() {
+    fn old_refusals_count_less() {
         let mut retry_spread = RetrySpread::default();
         assert_eq!(retry_spread.record_refusal(at(100_000)), 0);
         let many = (0..99).map(|_| retry_spread.record_refusal(at(100_000))).last();
-        assert_eq!(many, Some(132), "four seats for three");
+        assert_eq!(many, Some(132), "four thirds of those before");
         assert_eq!(retry_spread.record_refusal(at(104_000)), 49, "four thirds of 100/e");
         assert_eq!(retry_spread.record_refusal(at(200_000)), 0);
     }

@@ -82,14 +82,14 @@ fn a_charge_outlives_its_key() {
     assert_eq!(
         table.level(None, CellPlace::Overflow, later).remaining,
         6,
-        "no seat: an excess is owed by the overflow"
+        "no cell: an excess is owed by the overflow"
     );
     let free = later + Duration::from_secs(60);
     table.correct(None, (place, mark), (1, 5), free);
     assert_eq!(
         table.level(None, CellPlace::Own(key(1)), free).remaining,
         6,
-        "a seat: the key is known again, and owes"
+        "a cell: the key is known again, and owes"
     );
 }
 

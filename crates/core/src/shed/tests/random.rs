@@ -64,7 +64,7 @@ fn events() -> impl Strategy<Value = Event> {
 
 /// A permit in the account.
 #[derive(Debug)]
-struct Seated {
+struct Admitted {
     worker: Arc<str>,
     ask: PermitRequest,
     sequences: u32,
@@ -79,7 +79,7 @@ struct Account {
     gate: Gate,
     now: Nanos,
     waiting: BTreeMap<WaiterId, (PermitRequest, Nanos)>,
-    seated: BTreeMap<PermitId, Seated>,
+    admitted: BTreeMap<PermitId, Admitted>,
     asked: usize,
     ended: usize,
 }
@@ -109,18 +109,18 @@ impl Account {
             gate: gate(settings, &four_workers(0b0111, 0b0111)),
             now: Nanos::ZERO,
             waiting: BTreeMap::new(),
-            seated: BTreeMap::new(),
+            admitted: BTreeMap::new(),
             asked: 0,
             ended: 0,
         }
     }
 
     fn permit(&self, number: usize) -> Option<PermitId> {
-        self.seated.keys().nth(number % self.seated.len().max(1)).copied()
+        self.admitted.keys().nth(number % self.admitted.len().max(1)).copied()
     }
 
     fn sit(&mut self, grant: GrantedPermit, ask: &PermitRequest) {
-        let seated = Seated {
+        let admitted = Admitted {
             worker: grant.worker,
             ask: ask.clone(),
             sequences: ask.sequences.max(1),
@@ -129,7 +129,7 @@ impl Account {
             prefilled: false,
             seen: 0,
         };
-        assert!(self.seated.insert(grant.permit, seated).is_none(), "a seat was granted twice");
+        assert!(self.admitted.insert(grant.permit, admitted).is_none(), "a permit was granted twice");
     }
 
     /// Applies `event`; returns the classes that got permits and the workers that got requests.
@@ -168,22 +168,22 @@ impl Account {
             }
             Event::FirstToken(i) => {
                 if let Some(id) = self.permit(i) {
-                    self.seated.get_mut(&id).unwrap().prefilled = true;
+                    self.admitted.get_mut(&id).unwrap().prefilled = true;
                     self.gate.first_token(id, self.now);
                 }
             }
             Event::Tokens(i, seen) => {
                 if let Some(id) = self.permit(i) {
-                    let seated = self.seated.get_mut(&id).unwrap();
-                    seated.seen = seated.seen.max(seen);
+                    let admitted = self.admitted.get_mut(&id).unwrap();
+                    admitted.seen = admitted.seen.max(seen);
                     self.gate.tokens(id, seen, self.now);
                 }
             }
             Event::Finished(i, ended) => {
                 if let Some(id) = self.permit(i) {
-                    let seated = self.seated.get_mut(&id).unwrap();
-                    let left = seated.ask.sequences.max(1).saturating_sub(ended).max(1);
-                    seated.sequences = seated.sequences.min(left);
+                    let admitted = self.admitted.get_mut(&id).unwrap();
+                    let left = admitted.ask.sequences.max(1).saturating_sub(ended).max(1);
+                    admitted.sequences = admitted.sequences.min(left);
                     self.gate.finished(id, ended, self.now);
                 }
             }
@@ -194,15 +194,15 @@ impl Account {
                 if let Some(id) = self.permit(i)
                     && let Some(worker) = self.gate.reassign(id, self.now)
                 {
-                    let seated = self.seated.get_mut(&id).unwrap();
-                    assert_ne!(seated.worker, worker);
+                    let admitted = self.admitted.get_mut(&id).unwrap();
+                    assert_ne!(admitted.worker, worker);
                     workers.insert(Arc::clone(&worker));
-                    (seated.worker, seated.prefilled) = (worker, false);
+                    (admitted.worker, admitted.prefilled) = (worker, false);
                 }
             }
             Event::Release(i, ending) => {
                 if let Some(id) = self.permit(i) {
-                    let seen = self.seated.remove(&id).unwrap().seen;
+                    let seen = self.admitted.remove(&id).unwrap().seen;
                     self.ended += 1;
                     self.gate.release(id, ending, seen, self.now);
                     self.gate.release(id, ending, seen, self.now);
@@ -218,15 +218,15 @@ impl Account {
             }
         }
         for event in self.gate.take_displaced().collect::<Vec<_>>() {
-            let seated = self.seated.remove(&event.permit).expect("nobody sat there");
+            let admitted = self.admitted.remove(&event.permit).expect("no such permit");
             assert_eq!(
-                (seated.ask.class, seated.prefilled, seated.ask.repeatable),
+                (admitted.ask.class, admitted.prefilled, admitted.ask.repeatable),
                 (Class::Batch, false, true)
             );
             assert!(classes.contains(&Class::Critical), "displaced for nobody");
             match event.next {
                 Ok((id, expires_at)) => {
-                    self.waiting.insert(id, (seated.ask, expires_at));
+                    self.waiting.insert(id, (admitted.ask, expires_at));
                 }
                 Err(_) => self.ended += 1,
             }
@@ -255,16 +255,16 @@ impl Account {
         got: &BTreeSet<Arc<str>>,
     ) {
         let snapshot = self.gate.snapshot(self.now);
-        assert_eq!(self.asked, self.ended + self.waiting.len() + self.seated.len());
+        assert_eq!(self.asked, self.ended + self.waiting.len() + self.admitted.len());
 
         let mut supposed = false;
         let mut sums: HashMap<&str, (u32, u64, u64, usize)> = HashMap::new();
-        for seated in self.seated.values() {
-            let sum = sums.entry(&seated.worker).or_default();
-            sum.0 += seated.sequences;
-            sum.1 += if seated.prefilled { 0 } else { seated.prompt };
-            supposed |= !seated.ask.stream;
-            sum.2 += seated.prompt + seated.output.max(seated.seen);
+        for admitted in self.admitted.values() {
+            let sum = sums.entry(&admitted.worker).or_default();
+            sum.0 += admitted.sequences;
+            sum.1 += if admitted.prefilled { 0 } else { admitted.prompt };
+            supposed |= !admitted.ask.stream;
+            sum.2 += admitted.prompt + admitted.output.max(admitted.seen);
             sum.3 += 1;
         }
         for worker in &snapshot.workers {
@@ -277,7 +277,7 @@ impl Account {
             assert!(within || !got.contains(&worker.id), "{} was given more than it may have", worker.id);
             assert!(!worker.leaving || permits > 0, "a worker that is gone is still here");
         }
-        assert!(sums.is_empty(), "seats at unknown workers: {sums:?}");
+        assert!(sums.is_empty(), "permits at unknown workers: {sums:?}");
 
         self.gate.refresh_sums(self.now);
         let open: Vec<_> =
@@ -324,7 +324,7 @@ proptest! {
         // At the end, time ends every wait and every permit is released.
         account.happen(Event::Pass(1000));
         prop_assert!(account.waiting.is_empty());
-        while !account.seated.is_empty() {
+        while !account.admitted.is_empty() {
             account.happen(Event::Release(0, Ending::Complete));
         }
         let rest = account.gate.snapshot(account.now);
