@@ -1,23 +1,23 @@
-//! The judge of a canary: goes on to the side on trial, or back to the old one.
+//! The judge of a canary: promotes the side on trial, or sends the pool back to the old side.
 //!
-//! It compares what became of the requests of both sides, each as a share of what the side was
-//! offered, and asks of each difference: is it beyond what is tolerated, and more than chance?
+//! It compares the requests of both sides, each as a share of those that the side was offered. A
+//! difference counts if it exceeds a tolerance by more than chance explains.
 //!
-//! | compared | worse if beyond |
+//! | compared | tolerance |
 //! | --- | --- |
-//! | failed requests | 1 % of the offered more |
-//! | good answers (in time, complete) | 5 % of the offered fewer |
-//! | times to the first token, times per token | a tenth longer, in the geometric mean |
+//! | failed requests | one percentage point more |
+//! | good answers (in time, complete) | five percentage points fewer |
+//! | times to the first token, times per token | 10 % longer, in the geometric mean |
 //!
-//! Times are compared among requests that met about as many others at their worker, because the side on
-//! trial has less to do: what is fast when idle may be slow at the old side's load. For times per token
-//! the old side's earlier ones count, too. If the old side never had as little to do, the times cannot
-//! be compared, and there is no promotion; but if the new side is slower even so, it goes back.
+//! Times depend on load, and the side on trial usually has less of it. So times are only compared
+//! between requests that met a similar number of others at their worker. Times per token of the old
+//! side from before the trial count too. If the old side never had as little load as the new one, the
+//! times cannot be compared and there is no promotion; but if the new side is slower even with less
+//! load, the pool goes back.
 //!
-//! A difference counts if it exceeds the tolerance by [`CERTAIN`] standard errors. The least number
-//! of answers decides when, not the seconds: until both sides have [`ENOUGH`], the time is extended,
-//! up to [`EXTENSIONS`] times the one asked for. Then a side with fewer than [`LEAST`] requests is
-//! not judged, and the pool goes back.
+//! "More than chance" means [`CERTAIN`] standard errors. The trial lasts until both sides have
+//! [`ENOUGH`] answers, at least the time asked for and at most [`LONGEST`] times that. If a side then
+//! has fewer than [`LEAST`] requests, it is not judged, and the pool goes back.
 //!
 //! * **Failure mode.** Without counts there is no promotion.
 //! * **Trade-off.** Requests of one session resemble each other, so few sessions with many requests
@@ -27,51 +27,53 @@ use std::time::Duration;
 
 use crate::shed::{CanaryCounts, LogMoments, MomentsByLoad, SideCounts};
 
-/// Answers of each side from which on it is judged.
+/// Number of answers of each side at which they are judged.
 pub const ENOUGH: u64 = 200;
-/// Requests of each side below which it is not judged at all.
+/// Smallest number of requests with which a side is judged at all.
 pub const LEAST: u64 = 100;
-/// Most times that the time is extended.
-pub const EXTENSIONS: u32 = 5;
-/// Standard errors beyond the tolerance that count: one sound side in twenty would reach them if it
-/// were exactly as much worse as is tolerated.
+/// Longest duration of a trial, as a multiple of the one asked for.
+pub const LONGEST: u32 = 5;
+/// Standard errors beyond the tolerance from which a difference counts: the one-sided 5 % level of
+/// the normal distribution.
 pub const CERTAIN: f64 = 1.645;
-/// The same before the time is over: such a side is harmful, and it is looked at each second.
+/// The same before the time asked for is over. It is higher because this test is repeated every
+/// second, and only clear harm should end a trial early.
 pub const CERTAIN_EARLY: f64 = 5.0;
-/// Answers of each side from which on it is looked at before the time is over.
+/// Number of answers of each side from which a trial may end early.
 const ENOUGH_EARLY: u64 = 50;
 
-/// Failed requests, as a share of the offered, that the new side may have more.
+/// Tolerated difference in the share of failed requests.
 const FAILURES: f64 = 0.01;
-/// Good answers, as a share of the offered, that the new side may have fewer.
+/// Tolerated difference in the share of good answers.
 const GOODPUT: f64 = 0.05;
-/// Factor by which its durations may be longer.
+/// Tolerated factor between the durations.
 const SLOWER: f64 = 1.1;
-/// Durations of each side from which on they are compared, and in each class of load.
+/// Smallest number of durations of each side that are compared.
 const DURATIONS: u64 = 30;
+/// Smallest number of durations of each side that are compared at one load.
 const DURATIONS_OF_LOAD: u64 = 10;
 
-/// What the judge says.
+/// The judge's decision.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// Not yet.
     Wait,
     /// The side on trial is no worse.
     Promote,
-    /// It is worse; a sentence for people.
+    /// It is worse, with the reason as a sentence.
     Worse(String),
-    /// There were too few requests; a sentence for people.
+    /// There was too little to compare, with the reason as a sentence.
     NoData(String),
 }
 
-/// Judges a canary after `elapsed`, which was to take `judge`.
+/// Judges a canary that has run for `elapsed`, of the `duration` that was asked for.
 #[must_use]
-pub fn judge(counts: &CanaryCounts, elapsed: Duration, judge: Duration) -> Verdict {
+pub fn judge(counts: &CanaryCounts, elapsed: Duration, duration: Duration) -> Verdict {
     let (old, new) = (&counts.usual, &counts.canary);
     let answers = old.answers().min(new.answers());
-    let over = elapsed >= judge.saturating_mul(EXTENSIONS);
+    let over = elapsed >= duration.saturating_mul(LONGEST);
     let comparable = are_comparable(counts);
-    if elapsed < judge || ((answers < ENOUGH || !comparable) && !over) {
+    if elapsed < duration || ((answers < ENOUGH || !comparable) && !over) {
         return match worse(counts, CERTAIN_EARLY).filter(|_| answers >= ENOUGH_EARLY) {
             Some(why) => Verdict::Worse(why),
             None => Verdict::Wait,
@@ -108,15 +110,18 @@ fn times(counts: &CanaryCounts) -> [(&'static str, &MomentsByLoad, MomentsByLoad
     ]
 }
 
-/// Returns `true` if enough requests of both sides met the same load, or if there are no times.
+/// Returns `true` if enough requests of both sides met the same load, or if there are too few times
+/// for any comparison.
 fn are_comparable(counts: &CanaryCounts) -> bool {
     let times = times(counts);
-    let enough = |(_, new, old): &(_, &MomentsByLoad, MomentsByLoad)| compared(&alike(old, new)) >= DURATIONS;
+    let enough = |(_, new, old): &(_, &MomentsByLoad, MomentsByLoad)| {
+        fewer_durations(&differences_by_load(old, new)) >= DURATIONS
+    };
     times.iter().any(enough)
         || times.iter().all(|(_, new, old)| new.total().count.min(old.total().count) < DURATIONS)
 }
 
-/// Returns in what the new side is worse by more than chance.
+/// Returns what is worse at the new side by more than chance, as a sentence; `None` if nothing is.
 fn worse(counts: &CanaryCounts, certain: f64) -> Option<String> {
     let (old, new) = (&counts.usual, &counts.canary);
     let percent = |share: f64| format!("{:.1} %", share * 100.0);
@@ -156,47 +161,48 @@ impl Share {
             return None;
         }
         let (part, whole) = (part as f64, whole as f64);
-        // With one more of each kind, a share of zero or one is not taken for certain.
+        // One more request of each kind (Laplace), so that a share of 0 or 1 has a variance too.
         let likely = (part + 1.0) / (whole + 2.0);
         Some(Self { share: part / whole, variance: likely * (1.0 - likely) / whole })
     }
 
-    /// Returns `true` if it is larger by more than `tolerated`, and by more than chance.
+    /// Returns `true` if it exceeds `other` by more than `tolerated` and by more than chance.
     fn exceeds(&self, other: &Self, tolerated: f64, certain: f64) -> bool {
         let beyond = self.share - other.share - tolerated;
         beyond > certain * (self.variance + other.variance).sqrt()
     }
 }
 
-/// Returns the factor by which the new durations are longer, if that is more than tolerated.
+/// Returns the factor between the new durations and the old ones, if it is more than tolerated.
 fn slower(old: &MomentsByLoad, new: &MomentsByLoad, certain: f64) -> Option<f64> {
-    let alike = alike(old, new);
+    let by_load = differences_by_load(old, new);
     let (old, new) = (old.total(), new.total());
     if old.count.min(new.count) < DURATIONS {
         return None;
     }
     let (longer, variance) =
-        if compared(&alike) >= DURATIONS { combined(&alike) } else { combined(&[difference(&old, &new)?]) };
+        if fewer_durations(&by_load) >= DURATIONS { combined(&by_load) } else { combined(&[difference(&old, &new)?]) };
     (longer - SLOWER.ln() > certain * variance.sqrt()).then(|| longer.exp())
 }
 
-/// Returns the differences at each load that both sides have met.
-fn alike(old: &MomentsByLoad, new: &MomentsByLoad) -> Vec<Difference> {
+/// Returns the difference at each load that both sides have met often enough.
+fn differences_by_load(old: &MomentsByLoad, new: &MomentsByLoad) -> Vec<Difference> {
     let both = old.0.iter().zip(&new.0).filter(|(old, new)| old.count.min(new.count) >= DURATIONS_OF_LOAD);
     both.filter_map(|(old, new)| difference(old, new)).collect()
 }
 
-fn compared(alike: &[Difference]) -> u64 {
-    alike.iter().map(|difference| difference.fewer).sum()
+/// Returns the number of durations behind `differences`, of the side that has fewer at each load.
+fn fewer_durations(differences: &[Difference]) -> u64 {
+    differences.iter().map(|difference| difference.fewer).sum()
 }
 
 /// Difference of the mean logarithms of two sides.
 struct Difference {
     longer: f64,
     variance: f64,
-    /// Durations of the side that has fewer.
+    /// Number of durations of the side that has fewer.
     fewer: u64,
-    /// What it counts beside others: as if all durations scattered alike.
+    /// Weight among the differences: the inverse of its variance if all durations had the same one.
     weight: f64,
 }
 
@@ -226,8 +232,7 @@ mod tests {
 
     const JUDGE: Duration = Duration::from_secs(120);
 
-    /// Counts of `offered` requests of which this many failed, with this TTFT in ms, give or take a
-    /// third.
+    /// Counts of `offered` requests of which `failed` failed, with a TTFT of `ttft` ms ± 33 %.
     fn side(offered: u64, failed: u64, ttft: u64) -> SideCounts {
         let served = offered - failed;
         let mut side = SideCounts { served, good: served, failed, ..SideCounts::default() };
@@ -300,7 +305,7 @@ mod tests {
             after(old, at_loads([200, 0, 0], 150), 120),
             Verdict::Worse(why) if why.contains("1.50 times")
         ));
-        // The old side is never idle: nothing to compare with, unless it once was.
+        // The old side is never idle, so there is nothing to compare with, unless it was idle before.
         let (busy, idle) = (at_loads([0, 1000, 2000], 100), at_loads([200, 0, 0], 150));
         assert_eq!(after(busy, idle, 599), Verdict::Wait);
         assert!(matches!(after(busy, idle, 600), Verdict::NoData(why) if why.contains("as little to do")));
@@ -329,7 +334,7 @@ mod tests {
         let old = side(1000, 0, 300);
         assert_eq!(after(old, side(49, 49, 300), 10), Verdict::Wait);
         assert!(matches!(after(old, side(50, 50, 300), 10), Verdict::Worse(_)));
-        // Less certain: the time is waited for.
+        // Less certain: the trial goes on for the time asked for.
         assert_eq!(after(old, side(60, 6, 300), 10), Verdict::Wait);
     }
 }
