@@ -172,7 +172,7 @@ impl AnswerEngine for QueuedRequest {
         if is_busy {
             return Err(NoAnswer::Failed(format!("The worker answered {}.", answer.status())));
         }
-        Ok(answer.map(UpstreamBody::for_machines))
+        Ok(answer.map(UpstreamBody::for_gateway))
     }
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::beside::BesidePlace;
-use super::closing::{self, CutOffBell};
+use super::closing::{self, CutOffListener};
 use super::deadline::Deadline;
 use super::early::{EarlyAnswer, KeepAliveFilter};
 use super::error::{AttemptError, TimedOutWait, describe_break};
@@ -48,7 +48,7 @@ pub(crate) struct OpenBody {
     /// `None` once the response was read to its end, or failed.
     source: Option<AnswerSource>,
     held: HeldFrames,
-    watch: AnswerObserver,
+    observer: AnswerObserver,
     timer: LazyTimer,
     clock: Clock,
     limits: AnswerTimeouts,
@@ -57,11 +57,11 @@ pub(crate) struct OpenBody {
     /// Time when the gate was last told that nothing comes.
     looked: Nanos,
     /// `true` if a stream that breaks off ends with an error event, as clients expect.
-    says_so: bool,
-    /// Fires when the gateway is about to cut it off.
-    bell: CutOffBell,
+    error_events: bool,
+    /// Fires when the gateway is about to cut off all requests.
+    cut_off: CutOffListener,
     /// Set while content is held back but comments and pings are passed on.
-    sieve: Option<Box<KeepAliveFilter>>,
+    keep_alives: Option<Box<KeepAliveFilter>>,
     /// Place at the worker of a call without a permit.
     place: Option<Box<BesidePlace>>,
 }
@@ -71,25 +71,25 @@ impl OpenBody {
     /// through every layer, and each would move it.
     pub(crate) fn new(
         source: Option<AnswerSource>,
-        watch: AnswerObserver,
+        observer: AnswerObserver,
         timer: LazyTimer,
         clock: Clock,
         limits: AnswerTimeouts,
     ) -> Box<Self> {
         let last = clock.now();
-        let (held, bell) = (HeldFrames::default(), watch.cut_off_bell());
+        let (held, cut_off) = (HeldFrames::default(), observer.cut_off_listener());
         Box::new(Self {
             source,
             held,
-            watch,
+            observer,
             timer,
             clock,
             limits,
             last,
             looked: last,
-            says_so: true,
-            bell,
-            sieve: None,
+            error_events: true,
+            cut_off,
+            keep_alives: None,
             place: None,
         })
     }
@@ -99,9 +99,9 @@ impl OpenBody {
         self.place = place;
     }
 
-    /// Reports a broken stream as a body error, not as an event: the reader is no client.
-    pub(crate) const fn for_machines(&mut self) {
-        self.says_so = false;
+    /// Reports a broken stream as a body error instead of an event, for a reader that is not a client.
+    pub(crate) const fn for_gateway(&mut self) {
+        self.error_events = false;
     }
 
     /// Reads and holds frames up to a stream's first content or another response's first frame.
@@ -115,32 +115,32 @@ impl OpenBody {
         early: Option<&EarlyAnswer<'_>>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), AttemptError>> {
-        let early = early.filter(|_| self.watch.is_counted());
+        let early = early.filter(|_| self.observer.is_counted());
         if self.source.as_ref().is_some_and(AnswerSource::is_over) {
             self.read_to_end();
         }
-        while self.source.is_some() && !self.watch.begins_with_head() {
+        while self.source.is_some() && !self.observer.begins_with_head() {
             match self.poll_source(cx) {
                 Poll::Ready(Ok(())) => {
-                    let kept = self.sieve.as_ref().map_or(0, |sieve| sieve.cost());
-                    if self.watch.may_commit() || self.held.cost() + kept > HELD_MAX {
+                    let kept = self.keep_alives.as_ref().map_or(0, |keep_alives| keep_alives.cost());
+                    if self.observer.may_commit() || self.held.cost() + kept > HELD_MAX {
                         break;
                     }
                     if let Some(early) = early {
-                        self.sift(early);
+                        self.pass_keep_alives(early);
                     }
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {
                     if let Some(early) = early.filter(|early| !early.has_begun()) {
                         ready!(self.timer.poll_due(
-                            early.at.min(first_token_wait.rings_at(&self.timer)),
+                            early.at.min(first_token_wait.fires_at(&self.timer)),
                             &self.clock,
                             cx
                         ));
                         if self.clock.now() >= early.at {
-                            early.begin(&self.watch);
-                            self.sift(early);
+                            early.begin(&self.observer);
+                            self.pass_keep_alives(early);
                         }
                     }
                     let wait = ready!(first_token_wait.poll_give_up(&mut self.timer, &self.clock, cx));
@@ -149,26 +149,26 @@ impl OpenBody {
                 }
             }
         }
-        if let Some(sieve) = self.sieve.take() {
-            self.held = sieve.with(std::mem::take(&mut self.held));
+        if let Some(keep_alives) = self.keep_alives.take() {
+            self.held = keep_alives.with(std::mem::take(&mut self.held));
         }
         Poll::Ready(Ok(()))
     }
 
     /// Passes on the comments and pings of the frames read, if the response has started.
-    fn sift(&mut self, early: &EarlyAnswer<'_>) {
+    fn pass_keep_alives(&mut self, early: &EarlyAnswer<'_>) {
         if early.has_begun() {
-            let sieve = self.sieve.get_or_insert_default();
-            early.hand_on(sieve.split(std::mem::take(&mut self.held)), self.watch.stream_format());
+            let keep_alives = self.keep_alives.get_or_insert_default();
+            early.hand_on(keep_alives.split(std::mem::take(&mut self.held)), self.observer.stream_format());
         }
     }
 
     pub(crate) const fn worker(&self) -> &Arc<str> {
-        self.watch.worker()
+        self.observer.worker()
     }
 
-    pub(crate) const fn watch(&self) -> &AnswerObserver {
-        &self.watch
+    pub(crate) const fn observer(&self) -> &AnswerObserver {
+        &self.observer
     }
 
     /// Commits the response. One without a body is complete now: its frames may never be polled.
@@ -205,10 +205,10 @@ impl OpenBody {
 
     fn take(&mut self, frame: Frame<Bytes>) {
         match frame.into_data() {
-            Ok(data) => self.watch.pass(data, self.last, &mut self.held),
+            Ok(data) => self.observer.pass(data, self.last, &mut self.held),
             Err(frame) => {
                 if let Ok(mut fields) = frame.into_trailers() {
-                    self.watch.flush(&mut self.held);
+                    self.observer.flush(&mut self.held);
                     headers::trailers(&mut fields);
                     self.held.push(Frame::trailers(fields));
                 }
@@ -220,35 +220,35 @@ impl OpenBody {
         self.place = None;
         if let Some(source) = self.source.take() {
             source.give_back();
-            self.watch.flush(&mut self.held);
+            self.observer.flush(&mut self.held);
         }
     }
 
     /// Completes the request if the last frame was sent.
     fn note_end(&mut self) {
         if self.source.is_none() && self.held.is_empty() {
-            self.watch.complete();
+            self.observer.complete();
         }
     }
 
     fn note_handed(&mut self) {
         self.note_end();
         if self.held.is_empty() {
-            self.watch.mark_flushed();
+            self.observer.mark_flushed();
         }
     }
 
     /// Breaks the response off: with an error event if the client can read one, else by a reset.
     fn break_off(&mut self, ending: Ending, refusal: Refusal) -> Option<BodyError> {
         self.source = None;
-        self.watch.flush(&mut self.held);
-        if self.watch.is_done() {
+        self.observer.flush(&mut self.held);
+        if self.observer.is_done() {
             return None;
         }
-        self.watch.blame(&refusal);
-        self.watch.end(ending, Some(refusal.reason));
-        if self.watch.takes_events() && self.says_so {
-            let event = self.watch.event(&refusal);
+        self.observer.blame(&refusal);
+        self.observer.end(ending, Some(refusal.reason));
+        if self.observer.takes_events() && self.error_events {
+            let event = self.observer.event(&refusal);
             self.held.push(Frame::data(event));
             return None;
         }
@@ -260,7 +260,7 @@ impl OpenBody {
     fn poll_vain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let silence = self.silence();
         let due = self.timer.due(&silence);
-        while self.watch.is_stream() {
+        while self.observer.is_stream() {
             let look_at = first_token::next_look(self.last, self.looked);
             if look_at >= due {
                 break;
@@ -270,7 +270,7 @@ impl OpenBody {
             if self.looked >= due {
                 break;
             }
-            self.watch.report_waiting();
+            self.observer.report_waiting();
         }
         self.timer.poll_overdue(&silence, &self.clock, cx)
     }
@@ -289,7 +289,7 @@ impl OpenBody {
     fn silent(&mut self) -> Option<BodyError> {
         let wait = self.silence().ended(TimedOutWait::Idle(self.limits.idle), self.clock.now());
         self.expire();
-        let message = format!("Worker {} {}.", self.watch.worker(), wait.describe());
+        let message = format!("Worker {} {}.", self.observer.worker(), wait.describe());
         self.break_off(Ending::TimedOut, Refusal::new(Reason::UpstreamTimeout, message))
     }
 
@@ -298,12 +298,12 @@ impl OpenBody {
             AnswerBreak::Http(error) => {
                 let message = format!(
                     "Worker {} failed during its answer: {}.",
-                    self.watch.worker(),
+                    self.observer.worker(),
                     describe_break(&error)
                 );
                 Refusal::new(Reason::UpstreamBroke, message)
             }
-            AnswerBreak::Job(fault) => fault.into_refusal(&format!("Worker {}", self.watch.worker())),
+            AnswerBreak::Job(fault) => fault.into_refusal(&format!("Worker {}", self.observer.worker())),
         };
         let late = refusal.reason == Reason::UpstreamTimeout;
         self.break_off(if late { Ending::TimedOut } else { Ending::WorkerFailed }, refusal)
@@ -328,7 +328,7 @@ impl Body for OpenBody {
                 this.note_end();
                 return Poll::Ready(None);
             }
-            if this.says_so && this.watch.takes_events() && this.bell.rings(cx) {
+            if this.error_events && this.observer.takes_events() && this.cut_off.has_begun(cx) {
                 // The event reports the error, so the body returns none.
                 let _said = this.break_off(Ending::Refused, closing::refusal());
                 continue;
@@ -355,7 +355,7 @@ impl Body for OpenBody {
         let held = self.held.bytes() as u64;
         match &self.source {
             None => SizeHint::with_exact(held),
-            Some(_) if self.watch.takes_events() => SizeHint::default(),
+            Some(_) if self.observer.takes_events() => SizeHint::default(),
             Some(source) => {
                 let rest = source.size_hint();
                 let mut hint = SizeHint::new();

@@ -18,11 +18,11 @@ pub(crate) struct CutOff(Arc<CutOffState>);
 
 #[derive(Debug, Default)]
 struct CutOffState {
-    has_come: AtomicBool,
+    has_begun: AtomicBool,
     listeners: Mutex<CutOffListeners>,
 }
 
-/// One entry per listening [`CutOffBell`].
+/// One entry per listening [`CutOffListener`].
 #[derive(Debug, Default)]
 struct CutOffListeners {
     next: u64,
@@ -32,32 +32,32 @@ struct CutOffListeners {
 impl CutOff {
     /// Signals the shutdown.
     pub(crate) fn begin(&self) {
-        self.0.has_come.store(true, Ordering::Release);
+        self.0.has_begun.store(true, Ordering::Release);
         let wakers = std::mem::take(&mut self.0.listeners.lock().wakers);
         wakers.into_values().for_each(Waker::wake);
     }
 
-    pub(crate) fn has_come(&self) -> bool {
-        self.0.has_come.load(Ordering::Acquire)
+    pub(crate) fn has_begun(&self) -> bool {
+        self.0.has_begun.load(Ordering::Acquire)
     }
 
     /// Returns a listener.
-    pub(crate) fn bell(&self) -> CutOffBell {
-        CutOffBell { closing: self.clone(), listening: None }
+    pub(crate) fn listener(&self) -> CutOffListener {
+        CutOffListener { closing: self.clone(), listening: None }
     }
 }
 
 /// Listener that wakes one task.
 #[derive(Debug)]
-pub(crate) struct CutOffBell {
+pub(crate) struct CutOffListener {
     closing: CutOff,
     /// Its number among the listeners, and the waker registered.
     listening: Option<(u64, Waker)>,
 }
 
-impl CutOffBell {
-    /// Returns `true` if the shutdown has begun; else registers the task of `cx` to be woken.
-    pub(crate) fn rings(&mut self, cx: &Context<'_>) -> bool {
+impl CutOffListener {
+    /// Returns `true` if the shutdown has begun; otherwise registers the task of `cx` to be woken.
+    pub(crate) fn has_begun(&mut self, cx: &Context<'_>) -> bool {
         if !self.listening.as_ref().is_some_and(|(_, waker)| waker.will_wake(cx.waker())) {
             let waker = cx.waker().clone();
             let mut listeners = self.closing.0.listeners.lock();
@@ -70,11 +70,11 @@ impl CutOffBell {
             self.listening = Some((number, waker));
         }
         // Read after the waker is registered: a `begin` in between wakes it or is seen here.
-        self.closing.has_come()
+        self.closing.has_begun()
     }
 }
 
-impl Drop for CutOffBell {
+impl Drop for CutOffListener {
     fn drop(&mut self) {
         if let Some((number, _)) = self.listening.take() {
             let waker = self.closing.0.listeners.lock().wakers.remove(&number);
@@ -109,15 +109,15 @@ mod tests {
         let (closing, counts) = (CutOff::default(), [Arc::<WakeCount>::default(), Arc::default()]);
         let wakers = counts.each_ref().map(|count| Waker::from(Arc::clone(count)));
         let [one, other] = wakers.each_ref().map(Context::from_waker);
-        let (mut stays, mut moves, mut leaves) = (closing.bell(), closing.bell(), closing.bell());
-        assert!(!stays.rings(&one) && !stays.rings(&one));
-        assert!(!moves.rings(&one) && !moves.rings(&other));
-        assert!(!leaves.rings(&one));
+        let (mut stays, mut moves, mut leaves) = (closing.listener(), closing.listener(), closing.listener());
+        assert!(!stays.has_begun(&one) && !stays.has_begun(&one));
+        assert!(!moves.has_begun(&one) && !moves.has_begun(&other));
+        assert!(!leaves.has_begun(&one));
         drop(leaves);
         assert_eq!(closing.0.listeners.lock().wakers.len(), 2);
         closing.begin();
         assert_eq!(counts.each_ref().map(|count| count.0.load(Ordering::Relaxed)), [1, 1]);
-        assert!(stays.rings(&one) && closing.bell().rings(&one));
+        assert!(stays.has_begun(&one) && closing.listener().has_begun(&one));
         drop((stays, moves));
         assert_eq!(closing.0.listeners.lock().wakers.len(), 0);
     }

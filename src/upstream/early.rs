@@ -1,9 +1,10 @@
 //! Starting a response before there is content.
 //!
-//! Proxies before the gateway close a connection on which nothing comes for a while, and a worker
-//! may read a long prompt for longer. So after `timeouts.hold` the head of a stream is sent, then
-//! the worker's comments and pings. Content is still held: until the first of it another worker can
-//! take over unnoticed. An error then becomes an event, as the status is already sent.
+//! Proxies before the gateway close a connection that is silent for a while, and prefill of a long
+//! prompt may take longer. So after `timeouts.hold` the head of a stream is sent, and then the
+//! worker's comments and pings. Its first content is still held back, so that another worker can
+//! take over before it without the client's notice. From then on an error is sent as an event,
+//! because the status has been sent.
 
 use std::fmt;
 use std::future::Future;
@@ -17,7 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
 use super::body::{BodyError, OpenBody};
-use super::closing::{self, CutOffBell};
+use super::closing::{self, CutOffListener};
 use super::observer::AnswerObserver;
 use super::source::HeldFrames;
 use crate::clock::Nanos;
@@ -34,19 +35,19 @@ pub(crate) struct EarlyLane(Mutex<EarlyData>);
 struct EarlyData {
     begun: bool,
     head: Option<response::Parts>,
-    alive: Vec<u8>,
+    keep_alive: Vec<u8>,
     stream_format: StreamFormat,
 }
 
 impl EarlyLane {
-    /// Takes the head, if the response has just been started.
+    /// Takes the head, if the response was started since the last call.
     pub(crate) fn head(&self) -> Option<response::Parts> {
         self.0.lock().head.take()
     }
 
-    fn alive(&self) -> Option<Bytes> {
-        let mut ahead = self.0.lock();
-        (!ahead.alive.is_empty()).then(|| std::mem::take(&mut ahead.alive).into())
+    fn take_keep_alive(&self) -> Option<Bytes> {
+        let mut data = self.0.lock();
+        (!data.keep_alive.is_empty()).then(|| std::mem::take(&mut data.keep_alive).into())
     }
 }
 
@@ -55,7 +56,7 @@ pub(crate) struct EarlyAnswer<'a> {
     /// Earliest time to start it.
     pub(crate) at: Nanos,
     pub(crate) lane: &'a EarlyLane,
-    /// Worker's response head, unchanged.
+    /// Head of the worker's response, unchanged.
     pub(crate) head: &'a response::Parts,
     pub(crate) id: &'a HeaderValue,
 }
@@ -65,25 +66,25 @@ impl EarlyAnswer<'_> {
         self.lane.0.lock().begun
     }
 
-    /// Starts the response that `watch` observes: hands its head over.
-    pub(crate) fn begin(&self, watch: &AnswerObserver) {
+    /// Starts the response: prepares its head for the client and hands it over.
+    pub(crate) fn begin(&self, observer: &AnswerObserver) {
         let (mut head, ()) = Response::new(()).into_parts();
         head.status = self.head.status;
         head.headers = self.head.headers.clone();
-        watch.prepare_head(&mut head.headers, self.id);
-        let mut ahead = self.lane.0.lock();
-        (ahead.begun, ahead.head) = (true, Some(head));
-        ahead.stream_format = watch.stream_format();
+        observer.prepare_head(&mut head.headers, self.id);
+        let mut data = self.lane.0.lock();
+        (data.begun, data.head) = (true, Some(head));
+        data.stream_format = observer.stream_format();
     }
 
     /// Passes keep-alive bytes to the client; `stream_format` is the stream's error format.
-    pub(crate) fn hand_on(&self, alive: Vec<u8>, stream_format: StreamFormat) {
-        let mut ahead = self.lane.0.lock();
-        ahead.stream_format = stream_format;
-        if ahead.alive.is_empty() {
-            ahead.alive = alive;
+    pub(crate) fn hand_on(&self, keep_alive: Vec<u8>, stream_format: StreamFormat) {
+        let mut data = self.lane.0.lock();
+        data.stream_format = stream_format;
+        if data.keep_alive.is_empty() {
+            data.keep_alive = keep_alive;
         } else {
-            ahead.alive.extend_from_slice(&alive);
+            data.keep_alive.extend_from_slice(&keep_alive);
         }
     }
 }
@@ -98,12 +99,12 @@ pub(crate) struct KeepAliveFilter {
 impl KeepAliveFilter {
     /// Keeps the content of these frames and returns their comments and pings.
     pub(crate) fn split(&mut self, mut frames: HeldFrames) -> Vec<u8> {
-        let mut all_alive = Vec::new();
+        let mut all_keep_alive = Vec::new();
         while let Some(frame) = frames.pop() {
             match frame.into_data() {
                 Ok(data) => {
-                    let Split { alive, rest } = self.pings.split(&data);
-                    all_alive.extend_from_slice(&alive);
+                    let Split { keep_alive, rest } = self.pings.split(&data);
+                    all_keep_alive.extend_from_slice(&keep_alive);
                     if !rest.is_empty() {
                         self.kept.push(Frame::data(rest.into()));
                     }
@@ -111,7 +112,7 @@ impl KeepAliveFilter {
                 Err(frame) => self.kept.push(frame),
             }
         }
-        all_alive
+        all_keep_alive
     }
 
     /// Memory held, in bytes.
@@ -140,8 +141,8 @@ pub(crate) type BackgroundForward =
 /// Body of a worker's response, as a client gets it.
 pub struct UpstreamBody {
     state: UpstreamBodyState,
-    /// `true` if its reader is no client.
-    machine: bool,
+    /// `true` if the gateway itself reads it: errors are then errors, not events for a client.
+    for_gateway: bool,
 }
 
 enum UpstreamBodyState {
@@ -151,16 +152,16 @@ enum UpstreamBodyState {
         run: BackgroundForward,
         lane: Arc<EarlyLane>,
         record: Arc<RequestRecord>,
-        /// Fires when the gateway is about to cut it off.
-        bell: CutOffBell,
+        /// Fires when the gateway is about to cut off all requests.
+        cut_off: CutOffListener,
     },
-    /// Ended; what remains is an event for clients, or the error itself for other readers.
+    /// Failed before its content: the last item is an event for a client, or else an error.
     Failed(Option<Result<Bytes, BodyError>>),
 }
 
 impl From<Box<OpenBody>> for UpstreamBody {
     fn from(open: Box<OpenBody>) -> Self {
-        Self { state: UpstreamBodyState::Open(open), machine: false }
+        Self { state: UpstreamBodyState::Open(open), for_gateway: false }
     }
 }
 
@@ -170,17 +171,17 @@ impl UpstreamBody {
         run: BackgroundForward,
         lane: Arc<EarlyLane>,
         record: Arc<RequestRecord>,
-        bell: CutOffBell,
+        cut_off: CutOffListener,
     ) -> Self {
-        Self { state: UpstreamBodyState::Begun { run, lane, record, bell }, machine: false }
+        Self { state: UpstreamBodyState::Begun { run, lane, record, cut_off }, for_gateway: false }
     }
 
-    /// Reports a broken stream as a body error, not as an event: the reader is no client.
+    /// Reports a broken stream as a body error instead of an event, for a reader that is not a client.
     #[must_use]
-    pub fn for_machines(mut self) -> Self {
-        self.machine = true;
+    pub fn for_gateway(mut self) -> Self {
+        self.for_gateway = true;
         if let UpstreamBodyState::Open(open) = &mut self.state {
-            open.for_machines();
+            open.for_gateway();
         }
         self
     }
@@ -194,7 +195,7 @@ impl UpstreamBody {
             record.set_cause(&refusal);
             record.set_ending(refusal.reason.into());
         }
-        self.state = UpstreamBodyState::Failed(if self.machine { Some(Err(refusal.into())) } else { event });
+        self.state = UpstreamBodyState::Failed(if self.for_gateway { Some(Err(refusal.into())) } else { event });
     }
 }
 
@@ -202,7 +203,7 @@ impl UpstreamBody {
 fn require_event_stream(answer: Response<Box<OpenBody>>) -> Result<Box<OpenBody>, Refusal> {
     let status = answer.status();
     let body = answer.into_body();
-    if body.watch().is_counted() {
+    if body.observer().is_counted() {
         return Ok(body);
     }
     let message = format!(
@@ -228,26 +229,26 @@ impl Body for UpstreamBody {
                 UpstreamBodyState::Failed(why) => {
                     return Poll::Ready(why.take().map(|why| why.map(Frame::data)));
                 }
-                UpstreamBodyState::Begun { run, lane, bell, .. } => {
-                    let done = match lane.alive() {
-                        Some(alive) => return Poll::Ready(Some(Ok(Frame::data(alive)))),
+                UpstreamBodyState::Begun { run, lane, cut_off, .. } => {
+                    let done = match lane.take_keep_alive() {
+                        Some(keep_alive) => return Poll::Ready(Some(Ok(Frame::data(keep_alive)))),
                         None => run.as_mut().poll(cx),
                     };
-                    let alive = lane.alive();
+                    let keep_alive = lane.take_keep_alive();
                     match done.map(|done| done.and_then(require_event_stream)) {
-                        Poll::Pending if !this.machine && bell.rings(cx) => this.fail(closing::refusal()),
-                        Poll::Pending if alive.is_none() => return Poll::Pending,
+                        Poll::Pending if !this.for_gateway && cut_off.has_begun(cx) => this.fail(closing::refusal()),
+                        Poll::Pending if keep_alive.is_none() => return Poll::Pending,
                         Poll::Pending => {}
                         Poll::Ready(Ok(mut open)) => {
-                            if this.machine {
-                                open.for_machines();
+                            if this.for_gateway {
+                                open.for_gateway();
                             }
                             this.state = UpstreamBodyState::Open(open);
                         }
                         Poll::Ready(Err(refusal)) => this.fail(refusal),
                     }
-                    if let Some(alive) = alive {
-                        return Poll::Ready(Some(Ok(Frame::data(alive))));
+                    if let Some(keep_alive) = keep_alive {
+                        return Poll::Ready(Some(Ok(Frame::data(keep_alive))));
                     }
                 }
             }

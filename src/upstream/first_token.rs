@@ -37,7 +37,7 @@ impl FirstTokenWait {
     }
 
     /// Returns the time of the next poll, given the gateway's own lateness that `timer` has seen.
-    pub(crate) fn rings_at(&self, timer: &LazyTimer) -> Nanos {
+    pub(crate) fn fires_at(&self, timer: &LazyTimer) -> Nanos {
         self.next(timer.due(&self.deadline))
     }
 
@@ -90,12 +90,12 @@ mod tests {
         let mut first_token_wait =
             FirstTokenWait::new((deadline, TimedOutWait::FirstToken(ms(1000))), None, at(1500));
         let mut timer = LazyTimer::default();
-        assert_eq!(first_token_wait.rings_at(&timer), at(2500));
+        assert_eq!(first_token_wait.fires_at(&timer), at(2500));
         tokio::select! {
             biased;
             wait = poll_fn(|cx| first_token_wait.poll_give_up(&mut timer, &clock, cx)) => panic!("it goes on: {wait:?}"),
             () = tokio::time::sleep(ms(50)) => {}
         }
-        assert_eq!(first_token_wait.rings_at(&timer), at(3490));
+        assert_eq!(first_token_wait.fires_at(&timer), at(3490));
     }
 }

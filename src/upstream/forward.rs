@@ -185,7 +185,7 @@ impl<'a> Forward<'a> {
         let strip = facts.get::<Forwarding>().map_or(&[][..], |forwarding| &forwarding.strip);
         let uncalled =
             !payload.is_end_stream() && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
-        let (payload, upload) = upload::follow(payload, strip);
+        let (payload, upload) = upload::observe(payload, strip);
         let switch = facts.remove::<UpgradeTo>().zip(facts.remove::<OnUpgrade>());
         if let Some((UpgradeTo(protocol), _)) = &switch {
             headers::switch_to(&mut head.headers, protocol.clone());
@@ -791,9 +791,9 @@ impl<'a> Forward<'a> {
     ) -> WorkerAnswer {
         let reusable = !self.unexpected_body && !headers::says_two_lengths(&head.headers);
         location::relocate(&mut head.headers, &endpoint.authority, endpoint.prefix());
-        let watch = self.watch(&head, &endpoint.spec().id);
-        let first_token_wait = self.first_token_wait(sent, watch.is_stream());
-        if let Some(permit) = self.permit.as_ref().filter(|_| watch.is_stream() && !self.stream) {
+        let observer = self.observer(&head, &endpoint.spec().id);
+        let first_token_wait = self.first_token_wait(sent, observer.is_stream());
+        if let Some(permit) = self.permit.as_ref().filter(|_| observer.is_stream() && !self.stream) {
             permit.answered_as_stream();
         }
         let (limits, clock) = (self.limits(), self.upstream.clock.clone());
@@ -801,16 +801,16 @@ impl<'a> Forward<'a> {
             if let (Some((_, client)), Some(worker)) = (self.switch.take(), link.into_stream()) {
                 tokio::spawn(tunnel(client, worker, self.timeouts.idle, self.permit.clone(), clock.clone()));
             }
-            OpenBody::new(None, watch, timer, clock, limits)
+            OpenBody::new(None, observer, timer, clock, limits)
         } else {
             let source = AnswerSource::Http(HttpSource::new(link, Arc::clone(endpoint), reusable));
-            OpenBody::new(Some(source), watch, timer, clock, limits)
+            OpenBody::new(Some(source), observer, timer, clock, limits)
         };
         WorkerAnswer { head, body, first_token_wait }
     }
 
     /// Creates the observer of a response with this head.
-    pub(super) fn watch(&self, head: &response::Parts, worker: &Arc<str>) -> AnswerObserver {
+    pub(super) fn observer(&self, head: &response::Parts, worker: &Arc<str>) -> AnswerObserver {
         let reading = self.reading(head.status, BodyForm::of(&head.headers));
         let sequences = self.caller_and_cost.as_ref().map_or(1, |(_, request_cost)| request_cost.sequences);
         let closing = self.upstream.closing.clone();
@@ -867,7 +867,7 @@ impl<'a> Forward<'a> {
         head.version = Version::HTTP_11;
         self.record.set_worker(body.worker());
         let switched = head.headers.get(UPGRADE).cloned();
-        body.watch().prepare_head(&mut head.headers, &self.id);
+        body.observer().prepare_head(&mut head.headers, &self.id);
         if let (StatusCode::SWITCHING_PROTOCOLS, Some(protocol)) = (head.status, switched) {
             headers::switch_to(&mut head.headers, protocol);
         }

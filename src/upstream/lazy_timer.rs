@@ -19,7 +19,7 @@ use crate::clock::{Clock, Nanos};
 pub(crate) struct LazyTimer {
     /// `None` until somebody waits.
     sleep: Option<Pin<Box<Sleep>>>,
-    rings_at: Nanos,
+    fires_at: Nanos,
     /// Start of a wait, and the gateway's own lateness during it.
     own_lag: (Nanos, Duration),
 }
@@ -29,7 +29,7 @@ impl LazyTimer {
     pub(crate) fn poll_due(&mut self, due: Nanos, clock: &Clock, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match &mut self.sleep {
-                Some(sleep) if self.rings_at <= due => {
+                Some(sleep) if self.fires_at <= due => {
                     ready!(sleep.as_mut().poll(cx));
                     if clock.now() >= due {
                         return Poll::Ready(());
@@ -79,6 +79,6 @@ impl LazyTimer {
             Some(sleep) => sleep.as_mut().reset(Instant::now() + wait),
             None => self.sleep = Some(Box::pin(sleep(wait))),
         }
-        self.rings_at = due;
+        self.fires_at = due;
     }
 }

@@ -12,11 +12,11 @@ use super::verify::verify;
 use crate::clock::{Clock, Nanos};
 use crate::fleet::spec::Http2Mode;
 
-/// What decides about the connection of one request.
+/// Parameters of the connection for one request.
 pub(crate) struct Linker<'a> {
     pub(crate) clock: &'a Clock,
     pub(crate) settings: &'a UpstreamSettings,
-    /// Longest time for a connection.
+    /// Longest time to open a connection.
     pub(crate) wait: Duration,
     /// Timeout of the whole request, and its end.
     pub(crate) total: (Duration, Nanos),
@@ -25,8 +25,8 @@ pub(crate) struct Linker<'a> {
 }
 
 impl Linker<'_> {
-    /// Returns a connection to the worker, and whether it was used before: a stream of a shared one,
-    /// an idle one if `reuse`, or a new one.
+    /// Returns a connection to the worker: a stream of a shared one, an idle one if `reuse`, or a new
+    /// one. The second value is `true` if other requests have used it before.
     ///
     /// # Errors
     /// If no connection can be made in time.
@@ -69,7 +69,7 @@ impl Linker<'_> {
             }
             None => None,
         };
-        // Boxed, because most requests find a connection, and the future of each would have its size.
+        // Boxed: the handshakes are larger than the rest of this future, which may wait for its turn.
         let opened = Box::pin(connect(&endpoint.target, self.settings, http2, self.wait, self.clock));
         match opened.await? {
             NewConnection::Shared(connection) => {
@@ -93,8 +93,8 @@ impl Linker<'_> {
         }
     }
 
-    /// Verifies a connection of its own. Returns it, or a new one if the worker closes each after one
-    /// response.
+    /// Verifies a new connection that is not shared. Returns it, or another new one, not verified
+    /// again, if the worker closes each connection after one response.
     async fn verified(&self, mut link: WorkerLink, endpoint: &Endpoint) -> Result<WorkerLink, ConnectError> {
         verify(&mut link, endpoint).await?;
         if link.can_send(self.clock.now()) {
@@ -106,7 +106,7 @@ impl Linker<'_> {
         }
     }
 
-    /// Returns whether the request may go to the worker over HTTP/2.
+    /// Returns the HTTP/2 mode for this request to the worker.
     fn mode(&self, endpoint: &Endpoint) -> Http2Mode {
         let default = if endpoint.quota().is_some() { Http2Mode::Auto } else { Http2Mode::Off };
         match endpoint.spec().http2.or(self.settings.http2).unwrap_or(default) {

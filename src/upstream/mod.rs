@@ -190,7 +190,7 @@ impl Upstream {
         });
         match begun.await {
             Ok(head) => {
-                Ok(Response::from_parts(head, UpstreamBody::begun(run, lane, record, self.0.closing.bell())))
+                Ok(Response::from_parts(head, UpstreamBody::begun(run, lane, record, self.0.closing.listener())))
             }
             Err(done) => done.map(|answer| answer.map(Into::into)),
         }
@@ -216,10 +216,10 @@ impl Service<Request<Payload>> for Upstream {
     fn call(&mut self, request: Request<Payload>) -> Self::Future {
         let this = self.clone();
         Box::pin(async move {
-            let mut bell = this.0.closing.bell();
+            let mut cut_off = this.0.closing.listener();
             let mut answer = pin!(this.forward(request));
             poll_fn(|cx| match answer.as_mut().poll(cx) {
-                Poll::Pending if bell.rings(cx) => Poll::Ready(Err(closing::refusal())),
+                Poll::Pending if cut_off.has_begun(cx) => Poll::Ready(Err(closing::refusal())),
                 answer => answer,
             })
             .await

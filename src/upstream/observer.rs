@@ -7,7 +7,7 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
 
-use super::closing::{CutOff, CutOffBell};
+use super::closing::{CutOff, CutOffListener};
 use super::headers::{self, ToldNames};
 use super::source::HeldFrames;
 use crate::clock::Nanos;
@@ -245,8 +245,8 @@ impl AnswerObserver {
     }
 
     /// Returns a listener for the shutdown signal.
-    pub(crate) fn cut_off_bell(&self) -> CutOffBell {
-        self.closing.bell()
+    pub(crate) fn cut_off_listener(&self) -> CutOffListener {
+        self.closing.listener()
     }
 
     /// Records how the response is sent, and prepares its `fields` for the client of request `id`.
@@ -338,7 +338,7 @@ impl AnswerObserver {
 
 impl Drop for AnswerObserver {
     fn drop(&mut self) {
-        if !self.ended && self.closing.has_come() && self.record.ending() == Ending::ClientGone {
+        if !self.ended && self.closing.has_begun() && self.record.ending() == Ending::ClientGone {
             self.end(Ending::Refused, Some(Reason::Draining));
         }
     }

@@ -26,9 +26,10 @@ pub(crate) struct Upload(Arc<UploadState>);
 
 #[derive(Debug, Default)]
 struct UploadState {
+    /// `true` if the last poll of the body returned nothing: the client has to send more.
     owed: AtomicBool,
     without_trailers: AtomicBool,
-    /// Why the body failed: over HTTP/2 the error of the exchange does not tell.
+    /// Why the body failed. Kept here because an HTTP/2 exchange fails with another error.
     fault: Mutex<Option<Refusal>>,
 }
 
@@ -48,9 +49,9 @@ impl Upload {
     }
 }
 
-/// Observes a streamed body and removes forbidden trailers; `strip` lists fields with the gateway's
-/// secrets. Returns `None` for a body that is in memory or empty.
-pub(crate) fn follow(mut payload: Payload, strip: &[HeaderName]) -> (Payload, Option<Upload>) {
+/// Observes a streamed body and removes forbidden trailers, among them the fields `strip`, which
+/// carry the gateway's secrets. The second value is `None` for a body that is in memory or empty.
+pub(crate) fn observe(mut payload: Payload, strip: &[HeaderName]) -> (Payload, Option<Upload>) {
     if payload.is_end_stream() {
         // An empty body can be sent any number of times.
         return (Payload::empty(), None);
@@ -58,18 +59,18 @@ pub(crate) fn follow(mut payload: Payload, strip: &[HeaderName]) -> (Payload, Op
     let upload = Upload::default();
     let streams = payload.map_rest(|inner| {
         let strip = strip.iter().cloned().collect();
-        Followed { inner, upload: upload.clone(), strip }.boxed_unsync()
+        ObservedBody { inner, upload: upload.clone(), strip }.boxed_unsync()
     });
     (payload, streams.then_some(upload))
 }
 
-struct Followed {
+struct ObservedBody {
     inner: UnsyncBoxBody<Bytes, PayloadError>,
     upload: Upload,
     strip: SmallVec<[HeaderName; 2]>,
 }
 
-impl Body for Followed {
+impl Body for ObservedBody {
     type Data = Bytes;
     type Error = PayloadError;
 

@@ -1,8 +1,8 @@
-//! Whether the process behind a new connection is still the worker that was discovered.
+//! Checks that the process behind a new connection is still the worker that was discovered.
 //!
-//! While a discovery source is away, an address may pass to somebody else, and nobody says so. So the
-//! first request on a new connection is the gateway's own: it asks for the list of models, and
-//! compares it with what the worker listed before.
+//! While a discovery source is away, another process may get a worker's address, and the gateway does
+//! not hear of it. So the first request on a new connection is the gateway's own: it asks for the
+//! list of models, and compares it with what the worker listed before.
 
 use std::future::poll_fn;
 
@@ -18,8 +18,8 @@ use crate::request::Payload;
 /// Asks for the models on a new connection to `endpoint`, if it must be verified.
 ///
 /// # Errors
-/// If the answer names none of the models that are expected, or is none. No time limit: the caller
-/// sets one.
+/// If the request fails, or the answer names none of the expected models. There is no timeout: the
+/// caller sets one.
 pub(super) async fn verify(link: &mut WorkerLink, endpoint: &Endpoint) -> Result<(), ConnectError> {
     let Some(expected) = endpoint.expects() else { return Ok(()) };
     let mut request = Request::new(Payload::empty());

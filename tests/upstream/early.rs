@@ -128,7 +128,7 @@ async fn what_has_begun_and_fails_says_so_in_an_event() {
 
     // A caller other than a client gets the error itself.
     let dam = Dam::new(vec![silent.spec("w1")], at_once(SILENCE));
-    let answer = dam.send("w1", chat(true, true)).await.unwrap().map(UpstreamBody::for_machines);
+    let answer = dam.send("w1", chat(true, true)).await.unwrap().map(UpstreamBody::for_gateway);
     let (data, _, ended) = read(answer).await;
     assert_eq!((data, ended.is_err()), (PING.repeat(2).into_bytes(), true));
 }
@@ -145,7 +145,7 @@ async fn what_keeps_a_stream_alive_comes_before_the_failure_that_follows_at_once
     })
     .await;
     let dam = Dam::new(vec![worker.spec("w1")], at_once(LONG));
-    let answer = dam.send("w1", chat(true, true)).await.unwrap().map(UpstreamBody::for_machines);
+    let answer = dam.send("w1", chat(true, true)).await.unwrap().map(UpstreamBody::for_gateway);
     let mut body = answer.into_body();
     frames(&mut body, 2 * PING.len()).await;
     go.send(true).unwrap();

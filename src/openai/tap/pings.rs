@@ -19,7 +19,7 @@ pub struct Pings {
 /// Destination of the latest line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum LineSide {
-    Alive,
+    KeepAlive,
     #[default]
     Rest,
     Event,
@@ -29,7 +29,7 @@ enum LineSide {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Split {
     /// Comments and pings.
-    pub alive: Vec<u8>,
+    pub keep_alive: Vec<u8>,
     /// Everything else.
     pub rest: Vec<u8>,
 }
@@ -77,7 +77,7 @@ impl Pings {
 
     const fn side<'s>(&'s mut self, parted: &'s mut Split, side: LineSide) -> &'s mut Vec<u8> {
         match side {
-            LineSide::Alive => &mut parted.alive,
+            LineSide::KeepAlive => &mut parted.keep_alive,
             LineSide::Rest => &mut parted.rest,
             LineSide::Event => &mut self.event,
         }
@@ -88,9 +88,9 @@ impl Pings {
         let content = &line[..length];
         let outside = self.event.is_empty();
         self.last = match content.first() {
-            Some(b':') if outside => LineSide::Alive,
+            Some(b':') if outside => LineSide::KeepAlive,
             // The empty line after a comment belongs to it.
-            None if outside && self.last == LineSide::Alive => LineSide::Alive,
+            None if outside && self.last == LineSide::KeepAlive => LineSide::KeepAlive,
             None if outside => LineSide::Rest,
             _ => LineSide::Event,
         };
@@ -102,7 +102,7 @@ impl Pings {
         let last = self.last;
         self.side(parted, last).extend_from_slice(line);
         if content.is_empty() && !outside {
-            self.last = if std::mem::take(&mut self.is_ping) { LineSide::Alive } else { LineSide::Rest };
+            self.last = if std::mem::take(&mut self.is_ping) { LineSide::KeepAlive } else { LineSide::Rest };
             let event = std::mem::take(&mut self.event);
             let last = self.last;
             self.side(parted, last).extend_from_slice(&event);
@@ -138,19 +138,19 @@ mod tests {
     #[test]
     fn comments_and_pings_are_parted_from_all_else_for_every_cut() {
         let stream = [COMMENT, ROLE, PING, COMMENT, DATED, START, BARE, "\n", COMMENT].concat();
-        let alive = [COMMENT, PING, COMMENT, DATED, BARE, "\n", COMMENT].concat();
+        let keep_alive = [COMMENT, PING, COMMENT, DATED, BARE, "\n", COMMENT].concat();
         let rest = [ROLE, START].concat();
         for end in ["\n", "\r", "\r\n"] {
-            let [stream, alive, rest] = [&stream, &alive, &rest].map(|text| text.replace('\n', end));
+            let [stream, keep_alive, rest] = [&stream, &keep_alive, &rest].map(|text| text.replace('\n', end));
             for length in 1..stream.len() {
                 let (mut pings, mut whole) = (Pings::default(), Split::default());
                 for piece in stream.as_bytes().chunks(length) {
-                    let Split { alive, rest } = pings.split(piece);
-                    whole.alive.extend(alive);
+                    let Split { keep_alive, rest } = pings.split(piece);
+                    whole.keep_alive.extend(keep_alive);
                     whole.rest.extend(rest);
                 }
                 assert_eq!(pings.kept(), 0);
-                assert_eq!(String::from_utf8(whole.alive).unwrap(), alive, "{end:?} in pieces of {length}");
+                assert_eq!(String::from_utf8(whole.keep_alive).unwrap(), keep_alive, "{end:?} in pieces of {length}");
                 assert_eq!(String::from_utf8(whole.rest).unwrap(), rest, "{end:?} in pieces of {length}");
             }
         }
@@ -160,7 +160,7 @@ mod tests {
     fn what_is_not_over_is_kept() {
         let mut pings = Pings::default();
         assert_eq!(pings.split(b": half a com"), Split::default());
-        assert_eq!(pings.split(b"ment\nevent: ping\nda").alive, b": half a comment\n");
+        assert_eq!(pings.split(b"ment\nevent: ping\nda").keep_alive, b": half a comment\n");
         assert_eq!(pings.kept(), 14);
         assert_eq!(pings.finish(), b"event: ping\nda");
     }

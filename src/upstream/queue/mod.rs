@@ -107,12 +107,12 @@ impl Forward<'_> {
             turn.answered_by(worker);
         }
         // The side only gave the permit: the worker that answered is the one to name.
-        let watch = self.watch(&head, by.worker.as_ref().unwrap_or(&spec.id));
+        let observer = self.observer(&head, by.worker.as_ref().unwrap_or(&spec.id));
         // There is no other worker to move to: any worker of the queue takes the job over.
         let first_token_wait =
-            FirstTokenWait::new(self.response_deadline(sent, watch.is_stream()), None, clock.now());
+            FirstTokenWait::new(self.response_deadline(sent, observer.is_stream()), None, clock.now());
         let source = AnswerSource::Job(Box::new(JobSource::new(awaited, first)));
-        let body = OpenBody::new(Some(source), watch, timer, clock.clone(), self.limits());
+        let body = OpenBody::new(Some(source), observer, timer, clock.clone(), self.limits());
         Ok(WorkerAnswer { head, body, first_token_wait })
     }
 
