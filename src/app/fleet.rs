@@ -66,7 +66,7 @@ impl FleetSync {
 
     /// Takes new settings for the next snapshot.
     pub(super) fn apply_settings(&self, settings: &Settings) {
-        self.switches.lock().retell(control(settings), key(settings));
+        self.switches.lock().apply_settings(control(settings), key(settings));
         let mut registry = self.registry.lock();
         if settings.discovery.is_none() {
             // Otherwise workers that once sent heartbeats would stay forever.

@@ -106,7 +106,7 @@ impl RedisParts {
     }
 
     /// Replaces the signing key, and the credentials for the next connection.
-    pub(super) fn retell(&self, settings: &mut Settings) {
+    pub(super) fn apply_settings(&self, settings: &mut Settings) {
         self.signing.replace(settings.redis_key.clone());
         let urls = &self.store.link().settings().urls;
         if urls.update_credentials(&settings.shared.redis.urls) {

@@ -267,7 +267,7 @@ impl App {
             }
         }
         if let Some(together) = &inner.together {
-            together.retell(&mut settings);
+            together.apply_settings(&mut settings);
             together.store.gateways().configure(settings.gateways);
         }
         // Compared after the credentials of Redis were replaced: both settings share them.

@@ -10,10 +10,11 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::error::{ConfigError, child_path};
 use super::tree::{Node, NodeKind, Plain, Scalar};
 
-/// Maximum number of bytes that variables add: far above any settings, far below any machine.
+/// Maximum number of bytes that variables add: far more than settings need, little for any machine.
 const ADDED: usize = 1 << 20;
 
-/// Replaces every variable in `node`. An unset variable, and an empty value, is an error.
+/// Replaces every variable in `node`. An unset variable is an error, and an empty one if the value
+/// consists of it alone.
 pub(crate) fn substitute(
     node: &mut Node,
     environment: &dyn Fn(&str) -> Option<String>,
@@ -45,12 +46,11 @@ impl Substitution<'_> {
             NodeKind::Scalar(scalar) => match self.expand(scalar) {
                 Ok(()) => {}
                 Err(problem) => {
-                    let found = None;
                     self.faults.push(ConfigError {
                         position: Some(node.at),
                         field: field.to_owned(),
                         problem,
-                        found,
+                        found: None,
                     });
                     node.kind = NodeKind::Broken;
                 }
@@ -78,7 +78,8 @@ impl Substitution<'_> {
                 .ok_or("a variable is written `${NAME}`; for a literal `${` write `$${`")?;
             if !is_name(name) {
                 let problem =
-                    "a variable name has letters, digits and `_`: `${NAME}`; for a literal `${` write `$${`";
+                    "a variable name has letters, digits and `_`, and no digit first: `${NAME}`; for a literal \
+                     `${` write `$${`";
                 return Err(problem.into());
             }
             let value =

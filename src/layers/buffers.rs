@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 ///
 /// Bytes count when they arrive, not when they are announced. A caller with one body may use all
 /// free memory. A caller with several may hold no more than it leaves free: half of all if alone, a
-/// third beside another such caller, and so on. So there is always room for a new caller.
+/// third beside another such caller, and so on. So many bodies of one caller never fill the memory.
 #[derive(Debug)]
 pub struct Buffers {
     capacity: AtomicU64,
@@ -30,15 +30,15 @@ struct CallerBytes {
 }
 
 impl Buffers {
-    /// Creates a budget of `most` bytes.
+    /// Creates a budget of `capacity` bytes.
     #[must_use]
-    pub fn new(most: u64) -> Self {
-        Self { capacity: AtomicU64::new(most), used: Mutex::default() }
+    pub fn new(capacity: u64) -> Self {
+        Self { capacity: AtomicU64::new(capacity), used: Mutex::default() }
     }
 
-    /// Changes the budget to `most` bytes. Memory in use stays in use.
-    pub fn resize(&self, most: u64) {
-        self.capacity.store(most, Ordering::Relaxed);
+    /// Changes the budget to `capacity` bytes. Memory in use stays in use.
+    pub fn resize(&self, capacity: u64) {
+        self.capacity.store(capacity, Ordering::Relaxed);
     }
 
     /// Returns the bytes in use.
@@ -66,9 +66,9 @@ pub struct BufferHold {
 impl BufferHold {
     /// Takes `more` bytes; returns `false` if there is no room.
     pub(super) fn grow(&mut self, more: u64) -> bool {
-        let most = self.buffers.capacity.load(Ordering::Relaxed);
+        let capacity = self.buffers.capacity.load(Ordering::Relaxed);
         let mut used = self.buffers.used.lock();
-        let Some(left) = used.bytes.checked_add(more).and_then(|sum| most.checked_sub(sum)) else {
+        let Some(left) = used.bytes.checked_add(more).and_then(|sum| capacity.checked_sub(sum)) else {
             return false;
         };
         let Some(share) = used.callers.get_mut(&self.caller) else { return false };

@@ -46,13 +46,15 @@ use crate::request::{
 const FRESH: Duration = Duration::from_secs(5);
 /// Timeout of a pool's answer, and of a request's wait for its turn to ask the pools.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Lists that are fetched at once. Other requests wait, and mostly use a list fetched meanwhile.
+/// Maximum number of fetches at once. Other requests wait, and mostly use a list fetched meanwhile.
 const AT_ONCE: usize = 4;
-/// Cached lists: one for each set of credentials that reaches workers.
+/// Maximum number of cached lists; there is one for each set of credentials that reaches workers.
 const KEPT: usize = 64;
-/// Bounds: bytes of a worker's answer, models of a pool, bytes of a model's name.
+/// Maximum length of a worker's answer, in bytes.
 const MAX_BYTES: usize = 1 << 20;
+/// Maximum number of models of a pool.
 const MAX_MODELS: usize = 1024;
+/// Maximum length of a model's name, in bytes; longer names are left out.
 const LONGEST_NAME: usize = 256;
 /// Headers with credentials, by which a worker may answer clients differently.
 const CREDENTIALS: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("x-api-key")];
@@ -65,9 +67,9 @@ const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version
 pub struct ModelCache {
     fleet: Arc<ArcSwap<Fleet>>,
     names: Arc<ModelTable>,
-    /// Whether workers can be asked; workers that take requests from a queue cannot.
+    /// `true` if workers can be asked; `false` for those that take requests from a queue.
     can_ask: bool,
-    /// Whether the client's own credentials are forwarded to the worker.
+    /// `true` if the client's own credentials are forwarded to workers.
     forward_authorization: bool,
     clock: Clock,
     lists: Mutex<HashMap<u64, Arc<ModelLists>>>,
@@ -125,12 +127,12 @@ impl ModelCache {
         R: Body<Data = Bytes>,
         R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let mut shown = HeaderMap::new();
+        let mut forwarded = HeaderMap::new();
         if self.forward_authorization && self.can_ask {
             let known = CREDENTIALS.into_iter().filter_map(|name| Some((name.clone(), headers.get(&name)?)));
-            shown.extend(known.map(|(name, value)| (name, value.clone())));
+            forwarded.extend(known.map(|(name, value)| (name, value.clone())));
         }
-        let credentials = CREDENTIALS.map(|name| shown.get(name).map(HeaderValue::as_bytes));
+        let credentials = CREDENTIALS.map(|name| forwarded.get(name).map(HeaderValue::as_bytes));
         let key = self.hasher.hash_one(credentials);
         if let Some(list) = self.fresh(key) {
             return Ok(list);
@@ -145,7 +147,7 @@ impl ModelCache {
             return Ok(list);
         }
         let fleet = self.fleet.load_full();
-        let asked = fleet.pools().iter().map(|pool| self.ask(inner.clone(), &fleet, pool, &shown));
+        let asked = fleet.pools().iter().map(|pool| self.ask(inner.clone(), &fleet, pool, &forwarded));
         let answers = join_all(asked).await;
         let before = self.lists.lock().get(&key).map(Arc::clone);
         let mut pools = HashMap::new();
@@ -153,8 +155,8 @@ impl ModelCache {
         for (pool, answer) in fleet.pools().iter().zip(answers) {
             let models = match answer {
                 Ok(models) => Some(models.into()),
-                Err(silence) => {
-                    refused |= silence == NoModels::Unauthorized;
+                Err(reason) => {
+                    refused |= reason == NoModels::Unauthorized;
                     let before = before.as_ref().and_then(|list| list.pools.get(&pool.name));
                     before.cloned().or_else(|| configured_models(pool).map(Into::into))
                 }
@@ -188,7 +190,7 @@ impl ModelCache {
         mut inner: S,
         fleet: &Fleet,
         pool: &Pool,
-        shown: &HeaderMap,
+        credentials: &HeaderMap,
     ) -> Result<Vec<Value>, NoModels>
     where
         S: Service<Request<Payload>, Response = Response<R>, Error = Refusal>,
@@ -200,7 +202,7 @@ impl ModelCache {
         }
         let mut request = Request::new(Payload::empty());
         *request.uri_mut() = http::Uri::from_static(MODELS);
-        request.headers_mut().extend(shown.clone());
+        request.headers_mut().extend(credentials.clone());
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
         let record = RequestRecord::new(format!("{:032x}", fastrand::u128(..)), self.clock.now());
         let extensions = request.extensions_mut();
@@ -262,7 +264,8 @@ impl ModelLists {
 /// Formats a model as Anthropic's API does.
 fn as_anthropic(model: &Value) -> Value {
     let id = name_of(model).unwrap_or_default();
-    // The API gives this date if a model's own is unknown: workers report when they started.
+    // Anthropic's API gives this date for a model whose own is unknown. A worker's `created` would not
+    // do: it is the time of its start.
     json!({ "type": "model", "id": id, "display_name": id, "created_at": "1970-01-01T00:00:00Z" })
 }
 
@@ -280,7 +283,7 @@ fn name_of(model: &Value) -> Option<&str> {
     model.get("id")?.as_str()
 }
 
-/// Lists the models of a pool without asking its workers; `None` if no name is without `*`.
+/// Lists the models of a pool without asking its workers; `None` if all of its names contain `*`.
 fn configured_models(pool: &Pool) -> Option<Vec<Value>> {
     let names = pool.models.iter().map(|pattern| &**pattern.text()).filter(|name| !name.contains('*'));
     let models: Vec<_> = names
@@ -294,10 +297,10 @@ fn configured_models(pool: &Pool) -> Option<Vec<Value>> {
 pub struct ModelsLayer(Arc<ModelCache>);
 
 impl ModelsLayer {
-    /// Creates a layer that answers from `catalogue`.
+    /// Creates a layer that answers from `cache`.
     #[must_use]
-    pub const fn new(catalogue: Arc<ModelCache>) -> Self {
-        Self(catalogue)
+    pub const fn new(cache: Arc<ModelCache>) -> Self {
+        Self(cache)
     }
 }
 
@@ -305,14 +308,14 @@ impl<S> Layer<S> for ModelsLayer {
     type Service = Models<S>;
 
     fn layer(&self, inner: S) -> Models<S> {
-        Models { catalogue: Arc::clone(&self.0), inner }
+        Models { cache: Arc::clone(&self.0), inner }
     }
 }
 
 /// Service that answers requests for the served models and forwards all others.
 #[derive(Clone, Debug)]
 pub struct Models<S> {
-    catalogue: Arc<ModelCache>,
+    cache: Arc<ModelCache>,
     inner: S,
 }
 
@@ -339,19 +342,19 @@ where
         if !asks {
             return passed(self.inner.call(request), |answer| answer.map(AnswerBody::inner));
         }
-        let (inner, catalogue) = (self.inner.clone(), Arc::clone(&self.catalogue));
+        let (inner, cache) = (self.inner.clone(), Arc::clone(&self.cache));
         // Split because the body need not be `Sync`.
         let (head, _) = request.into_parts();
         answered(async move {
-            let list = catalogue.list(inner, &head.headers).await?;
+            let list = cache.list(inner, &head.headers).await?;
             let decoded = head.extensions.get::<DecodedPath>();
             let path = decoded.map_or(head.uri.path(), |decoded| &decoded.0);
             let caller = head.extensions.get::<Caller>();
             let allowed = caller.and_then(|caller| caller.models.as_deref());
             let anthropic = head.headers.contains_key(ANTHROPIC_VERSION);
             let text = match path.strip_prefix(MODEL) {
-                None => list_for(&list.models(&catalogue.names, allowed), anthropic),
-                Some(id) => match list.find(id, &catalogue.names, allowed) {
+                None => list_for(&list.models(&cache.names, allowed), anthropic),
+                Some(id) => match list.find(id, &cache.names, allowed) {
                     Some(model) if anthropic => as_anthropic(&model),
                     Some(model) => model,
                     None => return Err(no_such_model()),

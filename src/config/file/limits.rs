@@ -1,4 +1,4 @@
-//! Rules.
+//! The rules, as written under `limits`.
 
 use std::time::Duration;
 

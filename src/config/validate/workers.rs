@@ -1,4 +1,4 @@
-//! Checks the workers, and the concurrency settings.
+//! Checks and converts the workers and the concurrency settings.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -76,7 +76,7 @@ pub(super) fn validate(
     specs
 }
 
-/// Checks that a pool has one model pattern, and a model pattern one pool. Otherwise the order of
+/// Checks that each pool has one model pattern and each model pattern one pool. Otherwise the order in
 /// the file would decide to which pool a request goes.
 fn pools(workers: &[WorkerSection], at: &SettingPath<'_>, report: &mut ErrorCollector) {
     let mut model_of: BTreeMap<&str, (&str, String)> = BTreeMap::new();
@@ -131,12 +131,12 @@ const FRAMING: [&str; 8] = [
 ];
 
 pub(super) fn headers(
-    told: &BTreeMap<String, Text<Secret>>,
+    configured: &BTreeMap<String, Text<Secret>>,
     at: &SettingPath<'_>,
     report: &mut ErrorCollector,
 ) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for (name, secret) in told {
+    for (name, secret) in configured {
         let at = at.key(name);
         let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
             report.fault(&at, "this is not the name of an HTTP header");
@@ -191,7 +191,7 @@ pub(super) fn gate(file: &ConfigFile, root: &SettingPath<'_>, report: &mut Error
         fleet_factor: concurrency.fleet_factor,
         gateways: file.gateways,
         ejection: ejection(&file.workers.ejection, &root.key("workers").key("ejection"), report),
-        // Workers that take their requests from a queue are not chosen.
+        // With a queue the gateway does not choose the worker.
         prefix: (concurrency.prefix == file::PrefixChoice::Auto
             && file.workers.mode == file::WorkerMode::Http)
             .then_some(PrefixSettings { capacity: file.prefix.capacity }),

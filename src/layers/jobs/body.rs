@@ -120,7 +120,7 @@ impl ReplayedAnswer {
     fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Option<AnswerPiece>> {
         match self.reader.poll_entry(cx) {
             Poll::Ready(entry) => {
-                self.liveness_probe.hear();
+                self.liveness_probe.record_entry();
                 Poll::Ready(Some(entry))
             }
             Poll::Pending => self.liveness_probe.poll_lost(self.reader.job(), cx).map(|()| None),

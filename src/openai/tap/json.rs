@@ -9,7 +9,7 @@ use crate::request::Blame;
 
 /// Longest `usage` or `error` object that is read, in bytes; beyond it the response has no usage.
 const BOUND: usize = 4 * 1024;
-/// Names longer than this, in bytes, are none of those searched.
+/// Bytes of a name that are kept: more than the longest name searched for.
 const NAME_BOUND: usize = 16;
 
 /// Finds `usage` and `error` of a JSON response as it passes, in constant memory.
@@ -41,7 +41,7 @@ pub struct JsonTap {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum JsonPlace {
-    /// Before the response's first bracket.
+    /// Before the first bracket of a document.
     #[default]
     Before,
     /// Outside of strings, where a name of this level may follow.
@@ -53,7 +53,8 @@ enum JsonPlace {
         name: bool,
         escaped: bool,
     },
-    Nothing,
+    /// In a document that is not an object: the rest is not read.
+    Ignored,
 }
 
 /// Returns `true` for bytes outside of strings that matter; within a value (`deep`) fewer do.
@@ -80,7 +81,7 @@ impl JsonTap {
         self.error
     }
 
-    /// Whether a document said that the answer is whole: `"done": true`.
+    /// Returns `true` if a document with `"done": true` has ended: the answer is complete.
     #[must_use]
     pub const fn done(&self) -> bool {
         self.done
@@ -94,12 +95,13 @@ impl JsonTap {
         }
     }
 
-    /// Reads the bytes and returns where those begin that are inside `usage` or `error` and not kept.
+    /// Reads the bytes. If they end inside `usage` or `error`, returns the index of the first byte that
+    /// is not kept yet.
     fn scan(&mut self, chunk: &[u8]) -> usize {
         let (mut at, mut from) = (0, 0);
         while let Some(&byte) = chunk.get(at) {
             match self.place {
-                JsonPlace::Nothing => break,
+                JsonPlace::Ignored => break,
                 JsonPlace::Text { .. } if self.error_begins => {
                     self.error_begins = false;
                     if byte != b'"' {
@@ -147,7 +149,7 @@ impl JsonTap {
                 (self.depth, self.level) = (1, 1);
                 self.place = JsonPlace::Names;
             }
-            b'[' | b'"' => self.place = JsonPlace::Nothing,
+            b'[' | b'"' => self.place = JsonPlace::Ignored,
             _ => {}
         }
     }

@@ -12,7 +12,7 @@
 //!   pushes of RESP3 (Redis 6 and later), and a slow command must not delay them.
 
 mod backoff;
-mod complaints;
+mod log_limit;
 mod keys;
 
 use std::fmt;
@@ -28,7 +28,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::backoff::Backoff;
-use self::complaints::LogLimit;
+use self::log_limit::LogLimit;
 use super::connect::{Connection, beside};
 use super::control::{Control, control_channel};
 use super::publisher::health_channel;
@@ -95,13 +95,13 @@ impl HeartbeatFeed {
     pub async fn run(self) {
         let mut backoff = Backoff::default();
         let mut random = Rng::new();
-        let mut complaints = LogLimit::default();
-        let mut told = false;
+        let mut log_limit = LogLimit::default();
+        let mut down_logged = false;
         loop {
-            let Err(error) = self.follow(&mut backoff, &mut told, &mut complaints).await;
-            if !told {
+            let Err(error) = self.follow(&mut backoff, &mut down_logged, &mut log_limit).await;
+            if !down_logged {
                 tracing::warn!(%error, "heartbeat feed is down; the fleet stays as it is");
-                told = true;
+                down_logged = true;
             }
             sleep(backoff.next(&mut random)).await;
         }
@@ -111,8 +111,8 @@ impl HeartbeatFeed {
     async fn follow(
         &self,
         backoff: &mut Backoff,
-        told: &mut bool,
-        complaints: &mut LogLimit,
+        down_logged: &mut bool,
+        log_limit: &mut LogLimit,
     ) -> Result<FeedNeverEnds, RedisError> {
         let (sender, mut pushes) = mpsc::channel(WAITING);
         let mut listening = pushes::connect(&self.settings, PATIENCE, sender, || ()).await?;
@@ -133,12 +133,12 @@ impl HeartbeatFeed {
             kept.into_iter().map(hear).collect()
         };
         for heard in heard {
-            self.note(heard, complaints);
+            self.note(heard, log_limit);
         }
-        if *told {
+        if *down_logged {
             tracing::info!(workers = count, "heartbeat feed is up again");
         }
-        *told = false;
+        *down_logged = false;
         backoff.reset();
 
         let mut signs = std::pin::pin!(self.probe(listening, connection));
@@ -149,13 +149,13 @@ impl HeartbeatFeed {
                     Some(PushInfo { kind: PushKind::Message, data }) => {
                         if let [Value::BulkString(channel), Value::BulkString(text)] = &data[..] {
                             if *channel == self.control.as_bytes() {
-                                self.hear_switch(text);
+                                self.receive_switch(text);
                             } else {
                                 let now = self.clock.now();
                                 let mut registry = self.subscribers.registry.lock();
                                 let heard = registry.receive(text, HeartbeatSource::Channel, now, unix_millis());
                                 drop(registry);
-                                self.note(heard, complaints);
+                                self.note(heard, log_limit);
                             }
                         }
                     }
@@ -170,7 +170,7 @@ impl HeartbeatFeed {
     async fn catch_up(&self, connection: &Connection) -> RedisResult<()> {
         let mut control = Control::on(connection.clone(), Arc::clone(&self.settings.prefix));
         for text in control.stored().await? {
-            self.hear_switch(&text);
+            self.receive_switch(&text);
         }
         let followed: Vec<_> = {
             let switches = self.subscribers.switches.lock();
@@ -182,8 +182,8 @@ impl HeartbeatFeed {
         Ok(())
     }
 
-    fn hear_switch(&self, text: &[u8]) {
-        match self.subscribers.switches.lock().hear(text) {
+    fn receive_switch(&self, text: &[u8]) {
+        match self.subscribers.switches.lock().receive(text) {
             Ok(true) => self.subscribers.changed.notify_one(),
             Ok(false) => {}
             Err(fault) => tracing::warn!("rejected a colour switch: {fault}"),
@@ -214,7 +214,7 @@ impl HeartbeatFeed {
     }
 
     /// Counts the outcome of a heartbeat, and notifies of changes.
-    fn note(&self, heard: Result<bool, HeartbeatRefusal>, complaints: &mut LogLimit) {
+    fn note(&self, heard: Result<bool, HeartbeatRefusal>, log_limit: &mut LogLimit) {
         match heard {
             Ok(true) => {
                 self.metrics.heartbeat("taken");
@@ -223,7 +223,7 @@ impl HeartbeatFeed {
             Ok(false) => {}
             Err(refused) => {
                 self.metrics.heartbeat(refused.as_str());
-                complaints.about(&refused, self.clock.now());
+                log_limit.about(&refused, self.clock.now());
             }
         }
     }

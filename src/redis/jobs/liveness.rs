@@ -38,7 +38,7 @@ impl LivenessProbe {
     }
 
     /// Resets the silence, after an entry came.
-    pub fn hear(&mut self) {
+    pub fn record_entry(&mut self) {
         self.heard = Instant::now();
         self.looking = None;
     }

@@ -241,7 +241,7 @@ impl AwaitedJob {
                 AnswerPiece::lost()
             }
         };
-        self.liveness_probe.hear();
+        self.liveness_probe.record_entry();
         self.last = Some(entry.kind).filter(|kind| kind.is_last());
         Poll::Ready(entry)
     }

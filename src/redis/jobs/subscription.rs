@@ -37,7 +37,7 @@ impl JobQueue {
         }
     }
 
-    async fn listen_once(&self, told: &mut bool) -> RedisResult<ListenNeverEnds> {
+    async fn listen_once(&self, down_logged: &mut bool) -> RedisResult<ListenNeverEnds> {
         let (sender, mut messages) = mpsc::channel(WAITING);
         let lost = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&lost);
@@ -45,7 +45,7 @@ impl JobQueue {
         let mut connection = pushes::connect(self.0.link.settings(), PATIENCE, sender, lose).await?;
         connection.subscribe(format!("{}{}", self.0.keys.replies, self.0.gateways.id())).await?;
         self.0.mailboxes.fall_behind();
-        if std::mem::take(told) {
+        if std::mem::take(down_logged) {
             tracing::info!("reply subscription is up again");
         }
         let mut ask = std::pin::pin!(pushes::until_silent(connection, self.0.link.clock()));
@@ -53,7 +53,7 @@ impl JobQueue {
             tokio::select! {
                 biased;
                 push = messages.recv() => match push {
-                    Some(PushInfo { kind: PushKind::Message, data }) => self.hear(data),
+                    Some(PushInfo { kind: PushKind::Message, data }) => self.deliver(data),
                     Some(PushInfo { kind: PushKind::Disconnection, .. }) | None => return Err(pushes::gone()),
                     Some(_) => {}
                 },
@@ -65,7 +65,7 @@ impl JobQueue {
         }
     }
 
-    fn hear(&self, mut data: Vec<Value>) {
+    fn deliver(&self, mut data: Vec<Value>) {
         if let Some(Value::BulkString(text)) = data.pop()
             && let Some((job, entry)) = AnswerPiece::from_message(text)
             && let Some(entry) = signature::verify(&self.0.signing, self.prefix(), job, entry)

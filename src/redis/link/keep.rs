@@ -33,7 +33,7 @@ impl RedisLink {
     /// Stays connected until dropped. Probes the server each second with `write`.
     pub async fn keep(self, write: Arc<impl ProbeWrite>) {
         let inner = &*self.0;
-        let mut told = false;
+        let mut down_logged = false;
         loop {
             match timeout(CONNECT, connect(&inner.settings, None))
                 .await
@@ -43,7 +43,7 @@ impl RedisLink {
                 Ok(connection) => {
                     inner.connection.store(Some(Arc::new(connection)));
                     self.look_at_memory().await;
-                    told = false;
+                    down_logged = false;
                     let ended = self.probe_loop(&*write).await;
                     inner.connection.store(None);
                     let opened = inner.breaker.open();
@@ -56,10 +56,10 @@ impl RedisLink {
                 }
                 Err(error) => {
                     // Logged once per outage: connecting is retried every second.
-                    if !told {
+                    if !down_logged {
                         let error = error.map_or_else(|| "no answer".to_owned(), |error| error.to_string());
                         tracing::warn!(error, "no connection to Redis");
-                        told = true;
+                        down_logged = true;
                     }
                     sleep(spread(PROBE)).await;
                 }

@@ -1,10 +1,10 @@
 //! A simulated LLM worker, served over HTTP the way OpenAI-compatible engines are.
 //!
-//! Why: trying or testing the gateway needs a worker that queues, batches, preempts and fails like
-//! a real one, on any machine, the same way each time. One task runs the engine's events in real
-//! time. A request's sequences end with its response: a client that hangs up frees its slot at
-//! once. A stream consists of prepared pieces, as on a shared core the worker's cost would pass for
-//! the gateway's.
+//! To try or test the gateway, one needs a worker that queues, batches, preempts and fails like a real
+//! one, on any machine, the same way each time. One task runs the engine's events in real time. A
+//! request's sequences end with its response, so a client that hangs up frees its slot at once. The
+//! pieces of streams are prepared in advance: on a shared core, the worker's CPU time would otherwise
+//! be measured as the gateway's.
 //!
 //! It answers chat, completions, responses and messages, streamed or not, embeddings, rerank, images, speech, calls
 //! that count tokens, `/v1/models`, `/health`, and `/metrics` with vLLM's names. A message begins with
@@ -24,9 +24,9 @@
 //! The header `x-sim-fault` or the JSON field `sim_fault` names faults. For the next N requests,
 //! `POST /debug/fault {"fault": …, "count": N}` does.
 //! `POST /debug/worker {"slots": …, "cached_share": …}` changes the worker while it runs and
-//! informs nobody: slots are lost at the next step; the youngest sequences wait.
+//! reports the change to nobody. Slots are lost at the next step; the youngest sequences wait.
 //! `GET /debug/requests` counts requests by outcome; `GET /debug/last` shows the last one.
-//! `x-request-id` is returned; with it, the same request gets the same bytes.
+//! `x-request-id` is returned; the same request with the same id gets the same bytes.
 //!
 //! With `--prefix-cache`, prompts that begin like earlier ones cost only the rest, and `usage` says
 //! how much was cached.
@@ -70,7 +70,7 @@ use service::WorkerService;
 
 /// Maximum connections; more wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 16_384;
-/// Timeout for a request's head.
+/// Timeout for the head of a request.
 const HEADER_READ: Duration = Duration::from_secs(60);
 /// Pause after a failed accept, for example when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -79,8 +79,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// as if the process was killed. Accepts HTTP/1.1, and HTTP/2 with prior knowledge.
 pub async fn serve(listener: TcpListener, options: WorkerOptions, shutdown: impl Future<Output = ()>) {
     let driver = Arc::new(EngineDriver::new(&options));
-    let shop = Arc::new(WorkerService::new(options, Arc::clone(&driver)));
-    open(listener, driver, shop, shutdown).await;
+    let worker = Arc::new(WorkerService::new(options, Arc::clone(&driver)));
+    open(listener, driver, worker, shutdown).await;
 }
 
 /// Serves a worker on `listener` and from a queue, until `shutdown` completes and it has drained.
@@ -91,15 +91,15 @@ pub async fn drain(
     shutdown: impl Future<Output = ()>,
 ) {
     let driver = Arc::new(EngineDriver::new(&options));
-    let shop = Arc::new(WorkerService::new(options.clone(), Arc::clone(&driver)));
-    let drainer = queue::drainer(Arc::clone(&shop), Arc::clone(&driver), &options, membership);
-    open(listener, driver, shop, drainer.drain(shutdown)).await;
+    let worker = Arc::new(WorkerService::new(options.clone(), Arc::clone(&driver)));
+    let drainer = queue::drainer(Arc::clone(&worker), Arc::clone(&driver), &options, membership);
+    open(listener, driver, worker, drainer.drain(shutdown)).await;
 }
 
 async fn open(
     listener: TcpListener,
     driver: Arc<EngineDriver>,
-    shop: Arc<WorkerService>,
+    worker: Arc<WorkerService>,
     shutdown: impl Future<Output = ()>,
 ) {
     let mut server = auto::Builder::new(TokioExecutor::new());
@@ -119,10 +119,10 @@ async fn open(
                     if socket.set_nodelay(true).is_err() {
                         continue;
                     }
-                    let shop = Arc::clone(&shop);
+                    let worker = Arc::clone(&worker);
                     let service = service_fn(move |request| {
-                        let shop = Arc::clone(&shop);
-                        async move { shop.serve(request).await }
+                        let worker = Arc::clone(&worker);
+                        async move { worker.serve(request).await }
                     });
                     let server = server.clone();
                     tasks.spawn(async move {

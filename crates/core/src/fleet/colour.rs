@@ -1,7 +1,8 @@
 //! Switches from one blue/green colour to the other.
 //!
-//! Each switch of a pool has an epoch, one more than the switch before. A gateway follows the
-//! latest, in whatever order they come, and keeps to it even while Redis is unreachable.
+//! Each switch of a pool has an epoch, one more than that of the switch before. A gateway follows
+//! the switch with the latest epoch, whatever the order in which they arrive, and stays with it while
+//! Redis is unreachable.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,19 +29,19 @@ pub struct ColourSwitch {
     pub colour: Arc<str>,
     /// The only version of that colour that takes work; `None` for all versions.
     pub version: Option<Arc<str>>,
-    /// `true` if a gateway chose the colour because its workers were the first or the last ones;
-    /// `false` if an operator did, whose choice is never replaced.
+    /// `true` if a gateway chose the colour, because its workers came first or the active side lost all
+    /// of its own; `false` if an operator did, whose choice no gateway replaces.
     pub chosen: bool,
     /// The side on trial; `None` if `colour` gets everything.
     pub canary: Option<CanaryTrial>,
-    /// Counts the switches of the pool.
+    /// Number of this switch among those of its pool; the largest is in force.
     pub epoch: u64,
 }
 
 /// A side that gets a share of a pool's work, until its gateway has judged it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CanaryTrial {
-    /// Its colour, another one than the active.
+    /// Its colour; not the active one.
     pub colour: Arc<str>,
     /// The only version of that colour that takes the share; `None` for all versions.
     pub version: Option<Arc<str>>,
@@ -79,7 +80,7 @@ impl CanaryTrial {
     }
 }
 
-/// Largest share of a canary, in millionths: beyond half, the old side would be the one on trial.
+/// Largest share of a canary, in millionths: with more than half, the old side would be on trial.
 pub const MOST_SHARE: u32 = WHOLE / 2;
 
 fn side_of(colour: &Arc<str>, version: Option<&Arc<str>>) -> Arc<str> {
@@ -91,10 +92,10 @@ fn side_of(colour: &Arc<str>, version: Option<&Arc<str>>) -> Arc<str> {
 pub enum ColourSwitchError {
     /// Its signature is missing or wrong.
     #[error(transparent)]
-    Seal(#[from] SignatureError),
+    Signature(#[from] SignatureError),
     /// It is too long, or not JSON.
     #[error(transparent)]
-    Fault(#[from] HeartbeatError),
+    Format(#[from] HeartbeatError),
     /// A field is missing or wrong.
     #[error(
         "a colour switch needs `v` 1, a `pool`, a `colour`, an `epoch` of at least 1, and in a `canary` a `colour`, \
@@ -136,7 +137,8 @@ impl ColourSwitch {
         side_of(&self.colour, self.version.as_ref())
     }
 
-    /// Returns the switch that ends its canary: to the side on trial, or back to the old one.
+    /// Returns the switch that ends its canary: to the side on trial if `promoted`, otherwise back to
+    /// the old one. `None` without a canary.
     #[must_use]
     pub fn ended(&self, promoted: bool) -> Option<Self> {
         let canary = self.canary.as_ref()?;
@@ -150,7 +152,7 @@ impl ColourSwitch {
             version: version.clone(),
             chosen,
             canary: None,
-            // Exactly the next epoch: another switch in between has ended the canary, too.
+            // Not later than the next epoch: a switch that came in between has ended the canary already.
             epoch: self.epoch + 1,
         })
     }
@@ -165,22 +167,22 @@ pub struct ColourSwitches {
 }
 
 impl ColourSwitches {
-    /// Creates an empty set. `channel` is the Redis channel of the switches, and is signed, too.
+    /// Creates an empty set. `channel` is the Redis channel of the switches; signatures include it.
     #[must_use]
     pub fn new(channel: Arc<str>, key: Option<SigningKey>) -> Self {
         Self { channel, key, followed: BTreeMap::new() }
     }
 
     /// Applies new settings; the known switches stay.
-    pub fn retell(&mut self, channel: Arc<str>, key: Option<SigningKey>) {
+    pub fn apply_settings(&mut self, channel: Arc<str>, key: Option<SigningKey>) {
         (self.channel, self.key) = (channel, key);
     }
 
-    /// Processes a text that may be a switch. Returns `true` if it is a later one.
+    /// Reads a text and follows its switch if it is later than the last. Returns `true` if it is.
     ///
     /// # Errors
-    /// Reason why the text is rejected.
-    pub fn hear(&mut self, text: &[u8]) -> Result<bool, ColourSwitchError> {
+    /// If the text is not a switch, its signature is missing or wrong, or too many pools are switched.
+    pub fn receive(&mut self, text: &[u8]) -> Result<bool, ColourSwitchError> {
         let text = match &self.key {
             Some(_) if text.len() > LARGEST => text,
             Some(key) => key.verify(&self.channel, text)?,
@@ -189,7 +191,7 @@ impl ColourSwitches {
         self.follow(ColourSwitch::read(text)?)
     }
 
-    /// Follows a switch if it is a later one, and returns `true` then.
+    /// Follows a switch if it is later than the last of its pool, and returns `true` if it is.
     ///
     /// # Errors
     /// If too many pools are switched.
@@ -218,26 +220,21 @@ impl ColourSwitches {
 
     /// Returns the colours that receive work, with `default_colour` for pools that were not switched.
     #[must_use]
-    pub fn colours(&self, everywhere: Option<Arc<str>>) -> Colours {
+    pub fn colours(&self, default_colour: Option<Arc<str>>) -> Colours {
         let switched =
             self.followed.iter().map(|(pool, switch)| (Arc::clone(pool), Arc::clone(&switch.colour)));
-        Colours {
-            default_colour: everywhere,
-            switched: switched.collect(),
-            canaries: self.canaries(),
-            exclusive: false,
-        }
+        Colours { default_colour, switched: switched.collect(), canaries: self.canaries(), exclusive: false }
     }
 
     /// Returns the sides that receive work from a queue. A pool that was not switched gives its
-    /// work to the side `everywhere`; without one, to none until a gateway has chosen. The settings
-    /// overrule such a choice, but not an operator's switch.
+    /// work to `default_side`, the one of the settings; if that is `None`, to no side until a gateway
+    /// has chosen one. `default_side` overrules the choice of a gateway, but not an operator's switch.
     #[must_use]
-    pub fn sides(&self, everywhere: Option<Arc<str>>) -> Colours {
-        let counts = |switch: &ColourSwitch| everywhere.is_none() || !switch.chosen;
+    pub fn sides(&self, default_side: Option<Arc<str>>) -> Colours {
+        let counts = |switch: &ColourSwitch| default_side.is_none() || !switch.chosen;
         let followed = self.followed.iter().filter(|(_, switch)| counts(switch));
         let switched = followed.map(|(pool, switch)| (Arc::clone(pool), switch.side())).collect();
-        Colours { default_colour: everywhere, switched, canaries: self.canaries(), exclusive: true }
+        Colours { default_colour: default_side, switched, canaries: self.canaries(), exclusive: true }
     }
 
     fn canaries(&self) -> BTreeMap<Arc<str>, CanarySide> {
@@ -249,7 +246,7 @@ impl ColourSwitches {
         self.followed.values().filter_map(canary).collect()
     }
 
-    /// Returns, by pool and colour, the only version of a colour that takes work.
+    /// Returns the only version that takes work, by pool and colour, where a switch names one.
     #[must_use]
     pub fn named_versions(&self) -> NamedVersions {
         let named = self.followed.values().flat_map(|switch| {
@@ -273,7 +270,7 @@ impl ColourSwitches {
         self.followed.values().cloned()
     }
 
-    /// Formats a switch as text, signed if there is a key.
+    /// Returns the text of a switch, signed if there is a key.
     #[must_use]
     pub fn write(&self, switch: &ColourSwitch) -> String {
         let ColourSwitch { pool, colour, version, chosen, canary, epoch } = switch;
@@ -310,10 +307,10 @@ mod tests {
     fn a_version_is_kept_and_names_a_side_of_its_own() {
         let mut switches = ColourSwitches::default();
         let named = ColourSwitch { version: Some("2.0".into()), chosen: true, ..switch("chat", "blue", 1) };
-        assert_eq!(switches.hear(switches.write(&named).as_bytes()), Ok(true));
+        assert_eq!(switches.receive(switches.write(&named).as_bytes()), Ok(true));
         assert_eq!(switches.last("chat"), Some(&named));
         assert_eq!(switches.sides(None).of("chat").map(|side| &**side), Some("blue@2.0"));
-        // What a gateway chose gives way to the settings.
+        // The settings overrule the choice of a gateway.
         assert_eq!(switches.sides(Some("green".into())).of("chat").map(|side| &**side), Some("green"));
         assert_eq!(switches.colours(None).of("chat").map(|colour| &**colour), Some("blue"));
         let one = (("chat".into(), "blue".into()), "2.0".into());
@@ -331,7 +328,7 @@ mod tests {
             old_epoch: 1,
         };
         let canary = ColourSwitch { canary: Some(trial), epoch: 2, ..old.clone() };
-        assert_eq!(switches.hear(switches.write(&canary).as_bytes()), Ok(true));
+        assert_eq!(switches.receive(switches.write(&canary).as_bytes()), Ok(true));
         assert_eq!(switches.last("chat"), Some(&canary));
         let colours = switches.sides(None);
         assert_eq!(colours.of("chat").map(|side| &**side), Some("blue@1"));
@@ -360,7 +357,7 @@ mod tests {
             (3, "blue", true, "blue"),
         ] {
             let text = switches.write(&switch("chat", colour, epoch));
-            assert_eq!(switches.hear(text.as_bytes()), Ok(news));
+            assert_eq!(switches.receive(text.as_bytes()), Ok(news));
             assert_eq!(of(&switches, "chat").as_deref(), Some(now));
         }
         assert_eq!(of(&switches, "embed").as_deref(), Some("blue"));
@@ -372,11 +369,11 @@ mod tests {
         let key = SigningKey::new("k");
         let mut switches = ColourSwitches::new("dam:control".into(), Some(key.clone()));
         let text = r#"{"v":1,"pool":"chat","colour":"green","epoch":1}"#;
-        assert_eq!(switches.hear(text.as_bytes()), Err(ColourSwitchError::Seal(SignatureError::Unsigned)));
+        assert_eq!(switches.receive(text.as_bytes()), Err(ColourSwitchError::Signature(SignatureError::Unsigned)));
         let heartbeat = key.signed_text("dam:health", text);
-        assert_eq!(switches.hear(heartbeat.as_bytes()), Err(ColourSwitchError::Seal(SignatureError::Wrong)));
+        assert_eq!(switches.receive(heartbeat.as_bytes()), Err(ColourSwitchError::Signature(SignatureError::Wrong)));
         let signed = switches.write(&switch("chat", "green", 1));
-        assert_eq!(switches.hear(signed.as_bytes()), Ok(true));
+        assert_eq!(switches.receive(signed.as_bytes()), Ok(true));
     }
 
     #[test]
@@ -396,12 +393,12 @@ mod tests {
             r#"{"v":1,"pool":"a","colour":"b","epoch":1,"canary":{"colour":"g","per_million":10}}"#,
             r#"{"v":1,"pool":"a","colour":"b","epoch":1,"canary":5}"#,
         ] {
-            assert_eq!(switches.hear(text.as_bytes()), Err(ColourSwitchError::Fields), "{text}");
+            assert_eq!(switches.receive(text.as_bytes()), Err(ColourSwitchError::Fields), "{text}");
         }
-        assert!(matches!(switches.hear(b"["), Err(ColourSwitchError::Fault(HeartbeatError::NotJson(_)))));
+        assert!(matches!(switches.receive(b"["), Err(ColourSwitchError::Format(HeartbeatError::NotJson(_)))));
         assert!(matches!(
-            switches.hear(&[b' '; LARGEST + 1]),
-            Err(ColourSwitchError::Fault(HeartbeatError::Oversized(_)))
+            switches.receive(&[b' '; LARGEST + 1]),
+            Err(ColourSwitchError::Format(HeartbeatError::Oversized(_)))
         ));
         for number in 0..MOST {
             switches.follow(switch(&format!("p{number}"), "b", 1)).unwrap();

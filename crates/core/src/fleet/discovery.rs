@@ -1,7 +1,7 @@
 //! What discovery sources report: which workers a name or a service has now.
 //!
 //! A source (DNS, Kubernetes) follows one or more *targets*, each an entry of the settings. For each
-//! it hands over the whole set of workers whenever that changes, and a sign of life in between. The
+//! it reports the whole set of workers whenever that changes, and a sign of life in between. The
 //! worker registry merges the sets (`registry::discovered`); sources decide nothing.
 
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ pub const MOST_DISCOVERED: usize = 1024;
 pub enum DiscoverySource {
     /// Heartbeats over Redis.
     Redis,
-    /// Addresses of names.
+    /// Addresses of DNS names.
     Dns,
     /// Endpoints in a Kubernetes cluster.
     Kubernetes,
@@ -59,13 +59,13 @@ pub struct TargetSettings {
     pub model: Option<Arc<str>>,
     /// Blue/green colour of its workers.
     pub colour: Arc<str>,
-    /// Without a sign of life for this long the source is away.
+    /// Time without a sign of life after which the source counts as away.
     pub silence: Duration,
     /// `true` if the gateway reads the health and metrics of its workers.
     pub scrape: bool,
 }
 
-/// Whether a source counts a worker as able to serve.
+/// State of a worker, as its source reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
     /// It serves.
@@ -97,7 +97,7 @@ pub struct DiscoveredWorker {
     pub slots: Option<u32>,
     /// Tokens its KV cache holds.
     pub kv_tokens: Option<u64>,
-    /// Whether it serves.
+    /// Whether it serves requests.
     pub presence: Presence,
 }
 

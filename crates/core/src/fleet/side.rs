@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use super::heartbeat::name;
 
-/// Start of the sides of workers without a colour.
+/// Prefix of the sides of workers without a colour.
 const BY_VERSION: &str = "v-";
-/// Version of a worker that names none.
+/// Version of a worker that reports none.
 const NO_VERSION: &str = "0";
-/// Between a colour and a version; no colour contains it.
-const AT: char = '@';
-/// Between a side and the name of one worker; no side contains it.
-const ALONE: char = ':';
+/// Separates a colour from a version; no colour contains it.
+const VERSION_SEPARATOR: char = '@';
+/// Separates a side from the name of one worker; no side contains it.
+const WORKER_SEPARATOR: char = ':';
 
 /// Returns the colour of a queue worker: its own, or the one that stands for its version. `None`
 /// if it has no colour and its version cannot be part of one: it must be 1 to 62 letters, digits,
@@ -27,37 +27,37 @@ pub fn colour_of(colour: Option<&Arc<str>>, version: Option<&str>) -> Option<Arc
     colour.map(Arc::clone).or_else(|| name(&format!("{BY_VERSION}{version}")))
 }
 
-/// Returns the side of one version of a colour. The colour that stands for a version has one only.
+/// Returns the side of one version of a colour. A colour that stands for a version has only that one.
 #[must_use]
 pub fn of_version(colour: &str, version: &str) -> Arc<str> {
     match colour.strip_prefix(BY_VERSION) {
         Some(own) if own == version => colour.into(),
-        _ => format!("{colour}{AT}{version}").into(),
+        _ => format!("{colour}{VERSION_SEPARATOR}{version}").into(),
     }
 }
 
-/// Returns the side that is one worker alone, for the sessions that it has: its narrowest side, and
-/// its name.
+/// Returns the side of one worker alone, which takes the jobs of the sessions that it keeps: its
+/// narrowest side and its name.
 #[must_use]
 pub fn of_worker(colour: &Arc<str>, version: Option<&str>, worker: &str) -> Arc<str> {
     let narrowest = taken_by(colour, version).into_iter().next();
-    format!("{}{ALONE}{worker}", narrowest.as_deref().unwrap_or_default()).into()
+    format!("{}{WORKER_SEPARATOR}{worker}", narrowest.as_deref().unwrap_or_default()).into()
 }
 
-/// Returns the side of which `text` may be one worker alone.
+/// Returns the side `text` without the name of a worker, if it has one.
 #[must_use]
 pub fn without_worker(text: &str) -> &str {
-    text.split_once(ALONE).map_or(text, |(side, _)| side)
+    text.split_once(WORKER_SEPARATOR).map_or(text, |(side, _)| side)
 }
 
 /// Returns the colour and the version of the side `text`; no version if it is a whole colour.
 #[must_use]
 pub fn parts(text: &str) -> (&str, Option<&str>) {
-    text.split_once(AT).map_or((text, None), |(colour, version)| (colour, Some(version)))
+    text.split_once(VERSION_SEPARATOR).map_or((text, None), |(colour, version)| (colour, Some(version)))
 }
 
-/// Returns the sides whose jobs a worker takes, the narrowest first. A version that cannot be part
-/// of a name has no side of its own.
+/// Returns the sides whose jobs a worker takes, the narrowest first. A version that is not a valid
+/// name has no side of its own.
 #[must_use]
 pub fn taken_by(colour: &Arc<str>, version: Option<&str>) -> Vec<Arc<str>> {
     let own = version.filter(|version| name(version).is_some()).map(|version| of_version(colour, version));

@@ -15,7 +15,7 @@ use crate::clock::{Nanos, saturating_nanos};
 use crate::refusal::{QuotaStatus, Unit};
 use crate::request::OwnLimits;
 
-/// Next id of a rule's counts, unique across rule sets: no charge is settled on another rule.
+/// Next id of a rule's counts, unique across rule sets, so that no charge is settled on another rule.
 static NEXT_COUNTS: AtomicU32 = AtomicU32::new(0);
 
 /// Percentage of its equal share that a gateway admits on its own: below 100, because one gateway
@@ -35,7 +35,7 @@ pub struct GatewayShare {
 fn share(whole: &Rule, gateways: u32) -> Rule {
     let gateways = u64::from(gateways.max(1));
     let Quota { limit, period, .. } = whole.quota;
-    // Exact and in range: lengthens the period, so a share of 1 per day does not become 0.
+    // Lengthens the period instead of dividing the limit: a share of 1 per day would become 0.
     let (limit, period) = (limit.saturating_mul(SHARE_PERCENT), u128::from(saturating_nanos(period)));
     let period = u64::try_from(period * 100 * u128::from(gateways)).unwrap_or(u64::MAX);
     Rule {
@@ -63,7 +63,7 @@ pub(crate) struct ActiveRule {
     pub(crate) rule: Arc<Rule>,
     /// For a share: the whole rule, and the size of the share.
     whole_rule: Option<(Arc<Rule>, GatewayShare)>,
-    /// `None` matches everything, without a check of each field: most rules.
+    /// `None` matches everything, as most rules do, without a check of each field.
     matcher: Option<Matcher>,
     pub(crate) counts: u32,
     pub(crate) counter: Arc<dyn RuleCounter>,
@@ -87,8 +87,9 @@ impl ActiveRule {
         Self { index, matcher, all_teams, largest, whole_rule: None, rule, counts, counter }
     }
 
-    /// Creates a share of the rule's quota. Only a request beyond the whole quota is too large for
-    /// ever. Shares of all sizes fill in the same time, so counts, which are times, remain valid.
+    /// Creates a share of the rule's quota. A request is too large only if it exceeds the whole quota,
+    /// which applies again once Redis answers. The counts of a bucket are times, and shares of all sizes take the same
+    /// time to fill, so counts stay valid when the size changes.
     pub(crate) fn new_share(
         index: usize,
         whole: &Arc<Rule>,
@@ -100,8 +101,8 @@ impl ActiveRule {
         Self { largest, whole_rule: Some((Arc::clone(whole), size)), ..share }
     }
 
-    /// Returns the quota to count with, if it may differ from the one that the counts were created
-    /// with: the counts of a share may come from a share of another size.
+    /// Returns the quota to count with if it may differ from the one that the counts were created
+    /// with: a caller's own, or a share's, whose counts may come from a share of another size.
     #[inline]
     pub(crate) fn quota_override(&self, own: Option<OwnQuota>) -> Option<QuotaOverride> {
         match &self.whole_rule {
@@ -189,7 +190,7 @@ impl ActiveRule {
             Some(bound) if self.rule.reserve_max => bound,
             bound => cost.expected_output.min(bound.unwrap_or(u64::MAX)),
         };
-        // Tokens used beyond the capacity become debt: a refusal now would be one for ever.
+        // A larger charge could never be admitted. Tokens used beyond it become debt.
         Ok(cost.prompt_tokens.saturating_add(output).min(capacity))
     }
 

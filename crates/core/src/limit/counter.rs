@@ -12,8 +12,8 @@ use super::sliding_window::SlidingWindow;
 use super::token_bucket::TokenBucket;
 use crate::clock::Nanos;
 
-/// The counts of one rule. `by` overrides the quota that they were created with: a caller's own, or
-/// a share's. A rule per `all` ignores the key.
+/// The counts of one rule. `by` is the quota to count with if it is not the one that the counts were
+/// created with: a caller's own, or a share's. A rule per `all` ignores the key.
 pub(crate) trait RuleCounter: fmt::Debug + Send + Sync {
     fn charge(
         &self,

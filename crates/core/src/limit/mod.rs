@@ -1,6 +1,6 @@
 //! Rate limits: pure decisions about quotas.
 //!
-//! A [`rule_set`] is a set of [`rule`]s; each request is checked against all of them. A rule counts
+//! A [`rule_set`] is a set of [`rule`]s; each request is charged by all that match it. A rule counts
 //! with one algorithm ([`token_bucket`], [`sliding_window`], [`sliding_log`]; each is a [`meter`]),
 //! either once for all requests or [`keyed`] by caller, team, address, model or route. The caller
 //! passes the time; nothing here waits, logs or sends.

@@ -125,7 +125,7 @@ impl GateWorker {
 
     /// Applies a reload; the ledger, the health and everything learned stay.
     pub(super) fn reconfigure(&mut self, member: PoolMember, before: &GateSettings, settings: &GateSettings) {
-        algorithm::retell(&mut self.law, before, settings, member.slots);
+        algorithm::reconfigure(&mut self.law, before, settings, member.slots);
         self.kv_budget = kv_budget(&member, settings);
         self.leaving = false;
         self.member = member;

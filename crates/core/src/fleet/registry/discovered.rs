@@ -54,10 +54,11 @@ impl TargetState {
         self.heard.is_none() || self.age(now) > self.settings.silence
     }
 
-    /// Records a sign of life. Returns `true` if the last workers are let go.
-    fn hear(&mut self, now: Duration, grace: Duration) -> bool {
+    /// Records a sign of life. Returns `true` if workers are dropped because the source has reported an
+    /// empty set for the time `grace`.
+    fn record_contact(&mut self, now: Duration, grace: Duration) -> bool {
         if self.is_away(now) {
-            // What it said before the outage does not count as said all the time since.
+            // An empty set from before the outage counts from now: it may have changed meanwhile.
             self.empty_since = self.empty_since.map(|_| now);
         }
         self.heard = Some(now);
@@ -69,10 +70,10 @@ impl TargetState {
     fn take(&mut self, mut set: Vec<DiscoveredWorker>, now: Duration, grace: Duration) -> bool {
         if set.is_empty() {
             self.empty_since = self.empty_since.or(Some(now));
-            return self.hear(now, grace);
+            return self.record_contact(now, grace);
         }
         self.empty_since = None;
-        self.hear(now, grace);
+        self.record_contact(now, grace);
         if set.iter().all(|worker| worker.presence == Presence::NotReady) {
             let was_ready: HashSet<&Arc<str>> = self
                 .workers
@@ -254,7 +255,7 @@ impl WorkerRegistry {
     /// Records that the source of `target` answers and nothing changed.
     pub fn source_works(&mut self, target: &TargetId, now: Nanos) {
         let (now, grace) = (self.tick(now), self.settings.empty_grace);
-        if self.discovered.target(target).is_some_and(|state| state.hear(now, grace)) {
+        if self.discovered.target(target).is_some_and(|state| state.record_contact(now, grace)) {
             self.revision += 1;
         }
     }

@@ -8,10 +8,10 @@ use crate::fleet::heartbeat::{HeartbeatError, SignatureError};
 pub enum HeartbeatRefusal {
     /// Its format is wrong.
     #[error(transparent)]
-    Fault(#[from] HeartbeatError),
+    Format(#[from] HeartbeatError),
     /// Its signature is missing or wrong.
     #[error(transparent)]
-    Seal(#[from] SignatureError),
+    Signature(#[from] SignatureError),
     /// Its `seq`, or a later one, was received before.
     #[error("`seq` is {seq}, but {seen} was already received")]
     Replayed {
@@ -76,13 +76,13 @@ impl HeartbeatRefusal {
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::Fault(HeartbeatError::Oversized(_)) => "oversized",
-            Self::Fault(HeartbeatError::Version(_)) => "version",
-            Self::Fault(
+            Self::Format(HeartbeatError::Oversized(_)) => "oversized",
+            Self::Format(HeartbeatError::Version(_)) => "version",
+            Self::Format(
                 HeartbeatError::NotJson(_) | HeartbeatError::Missing(..) | HeartbeatError::Field { .. },
             ) => "malformed",
-            Self::Seal(SignatureError::Unsigned) => "unsigned",
-            Self::Seal(SignatureError::Wrong) => "forged",
+            Self::Signature(SignatureError::Unsigned) => "unsigned",
+            Self::Signature(SignatureError::Wrong) => "forged",
             Self::Replayed { .. } => "replayed",
             Self::Replaced => "replaced",
             Self::Future(_) => "future",

@@ -53,13 +53,13 @@ impl Stage {
         }
     }
 
-    fn hear(&mut self, text: &str) -> Result<bool, HeartbeatRefusal> {
+    fn receive(&mut self, text: &str) -> Result<bool, HeartbeatRefusal> {
         self.registry.receive(text.as_bytes(), HeartbeatSource::Channel, self.now, WALL)
     }
 
     fn refused(&mut self, text: &str) -> &'static str {
         let before = (self.registry.specs(), self.registry.expire_and_revise());
-        let refused = self.hear(text).expect_err(text).as_str();
+        let refused = self.receive(text).expect_err(text).as_str();
         assert!(HeartbeatRefusal::NAMES.contains(&refused));
         assert_eq!((self.registry.specs(), self.registry.expire_and_revise()), before, "{text}");
         refused
@@ -89,8 +89,8 @@ fn beat(id: &str, seq: u64, more: &str) -> String {
 fn workers_come_with_their_first_heartbeat_in_the_order_of_their_names() {
     let mut stage = Stage::new(vec![fixed("z", "http://127.0.0.1:1")]);
     let before = stage.registry.expire_and_revise();
-    assert_eq!(stage.hear(&beat("w2", 1, r#","slots":4,"pool":"p","model":"m","colour":"green""#)), Ok(true));
-    assert_eq!(stage.hear(&beat("w1", 1, "")), Ok(true));
+    assert_eq!(stage.receive(&beat("w2", 1, r#","slots":4,"pool":"p","model":"m","colour":"green""#)), Ok(true));
+    assert_eq!(stage.receive(&beat("w1", 1, "")), Ok(true));
     assert_eq!(stage.ids(), ["z", "w1", "w2"]);
     assert_ne!(stage.registry.expire_and_revise(), before);
     let spec = &stage.registry.specs()[2];
@@ -98,9 +98,9 @@ fn workers_come_with_their_first_heartbeat_in_the_order_of_their_names() {
     assert_eq!(spec.url, "http://10.0.0.2:8000");
     // Only a change that the snapshot shows changes the revision.
     let revision = stage.registry.expire_and_revise();
-    assert_eq!(stage.hear(&beat("w1", 2, r#","running":3,"kv_used":0.5"#)), Ok(true));
+    assert_eq!(stage.receive(&beat("w1", 2, r#","running":3,"kv_used":0.5"#)), Ok(true));
     assert_eq!(stage.registry.expire_and_revise(), revision);
-    assert_eq!(stage.hear(&beat("w1", 3, r#","slots":5"#)), Ok(true));
+    assert_eq!(stage.receive(&beat("w1", 3, r#","slots":5"#)), Ok(true));
     assert_ne!(stage.registry.expire_and_revise(), revision);
 }
 
@@ -108,14 +108,14 @@ fn workers_come_with_their_first_heartbeat_in_the_order_of_their_names() {
 fn each_boot_counts_for_itself_and_never_comes_back() {
     let mut stage = Stage::new(Vec::new());
     let of = |boot: &str, seq| beat("w1", seq, "").replace(r#""boot":"a""#, &format!(r#""boot":"{boot}""#));
-    assert_eq!(stage.hear(&of("a", 7)), Ok(true));
+    assert_eq!(stage.receive(&of("a", 7)), Ok(true));
     assert_eq!(stage.refused(&of("a", 7)), "replayed");
     assert_eq!(stage.refused(&of("a", 6)), "replayed");
-    assert_eq!(stage.hear(&of("b", 0)), Ok(true));
+    assert_eq!(stage.receive(&of("b", 0)), Ok(true));
     assert_eq!(stage.refused(&of("a", 8)), "replaced");
-    assert_eq!(stage.hear(&of("b", 1)), Ok(true));
+    assert_eq!(stage.receive(&of("b", 1)), Ok(true));
     for boot in 0..20 {
-        assert_eq!(stage.hear(&of(&format!("c{boot}"), 0)), Ok(true));
+        assert_eq!(stage.receive(&of(&format!("c{boot}"), 0)), Ok(true));
     }
     assert_eq!(stage.registry.known["w1"].replaced.len(), BOOTS);
 }
@@ -134,7 +134,7 @@ fn a_key_tells_what_was_missed_and_nothing_old() {
     };
     assert_eq!(from_key(&mut stage, 5, 2300), Ok(true));
     assert_eq!(stage.report("w1").age, Duration::from_millis(700));
-    assert_eq!(stage.hear(&beat("w1", 6, "")), Ok(true));
+    assert_eq!(stage.receive(&beat("w1", 6, "")), Ok(true));
     // A Redis key that was read earlier may be processed later: that is not a replay.
     assert_eq!(from_key(&mut stage, 5, 2300), Ok(false));
     assert_eq!(from_key(&mut stage, 6, 0), Ok(false));
@@ -149,7 +149,7 @@ fn a_key_tells_what_was_missed_and_nothing_old() {
 #[test]
 fn forgeries_change_nothing() {
     let mut stage = Stage::new(vec![fixed("s1", "http://10.9.9.9:8000")]);
-    stage.hear(&beat("w1", 10, "")).unwrap();
+    stage.receive(&beat("w1", 10, "")).unwrap();
     let elsewhere = |text: String, url: &str| {
         let (head, tail) = text.split_once("http://").unwrap();
         format!("{head}{url}{}", &tail[tail.find('"').unwrap()..])
@@ -171,7 +171,7 @@ fn forgeries_change_nothing() {
     assert_eq!(stage.refused("{"), "malformed");
     let nowhere = r#"{"v":1,"worker":"w5","boot":"a","seq":1,"interval_ms":1000,"state":"ready"}"#;
     assert_eq!(stage.refused(nowhere), "no_address");
-    assert_eq!(stage.hear(&beat("w1", 11, &format!(r#","at_ms":{}"#, WALL + 60_000))), Ok(true));
+    assert_eq!(stage.receive(&beat("w1", 11, &format!(r#","at_ms":{}"#, WALL + 60_000))), Ok(true));
 }
 
 #[test]
@@ -184,14 +184,14 @@ fn with_a_key_only_what_is_signed_counts() {
     assert_eq!(stage.refused(&SigningKey::new("other").signed_text("dam:health", &text)), "forged");
     assert_eq!(stage.refused(&key.signed_text("dam:control", &text)), "forged");
     assert_eq!(stage.refused(&key.signed_text("dam:health", &"x".repeat(1 << 20))), "oversized");
-    assert_eq!(stage.hear(&key.signed_text("dam:health", &text)), Ok(true));
+    assert_eq!(stage.receive(&key.signed_text("dam:health", &text)), Ok(true));
     assert_eq!(stage.refused(&key.signed_text("dam:health", &text)), "replayed");
 }
 
 #[test]
 fn silence_dims_a_worker_and_a_word_restores_it() {
     let mut stage = Stage::new(Vec::new());
-    stage.hear(&beat("w1", 1, "")).unwrap();
+    stage.receive(&beat("w1", 1, "")).unwrap();
     let near = |one: f64, other: f64| (one - other).abs() < 1e-9;
     for (pass, light, weight, seen) in [
         (2000, Light::Green, 1.0, 1.0),
@@ -216,9 +216,9 @@ fn silence_dims_a_worker_and_a_word_restores_it() {
             report.age
         );
     }
-    stage.hear(&beat("w1", 2, "")).unwrap();
+    stage.receive(&beat("w1", 2, "")).unwrap();
     assert!(near(stage.report("w1").weight, 1.0));
-    stage.hear(&beat("w1", 3, "").replace("ready", "failed")).unwrap();
+    stage.receive(&beat("w1", 3, "").replace("ready", "failed")).unwrap();
     let failed = stage.report("w1").weight_if_answering(Some(Duration::ZERO));
     assert!(near(failed, 0.0), "what it says itself counts more");
     stage.pass(60_000);
@@ -232,10 +232,10 @@ fn silence_dims_a_worker_and_a_word_restores_it() {
 fn silence_is_counted_in_a_workers_own_intervals() {
     let mut stage = Stage::new(Vec::new());
     let slow = |seq| beat("w1", seq, "").replace("1000", "60000");
-    stage.hear(&slow(1)).unwrap();
+    stage.receive(&slow(1)).unwrap();
     stage.pass(30_000);
     assert_eq!(stage.report("w1").intervals_since(), Some(0.5));
-    stage.hear(&slow(2).replace("ready", "draining")).unwrap();
+    stage.receive(&slow(2).replace("ready", "draining")).unwrap();
     assert_eq!(stage.report("w1").intervals_since(), None, "it was announced");
 }
 
@@ -245,7 +245,7 @@ fn what_a_worker_says_shows_in_its_light() {
     let mut seq = 0;
     let mut shows = |more: &str| {
         seq += 1;
-        stage.hear(&beat("w1", seq, more)).unwrap();
+        stage.receive(&beat("w1", seq, more)).unwrap();
         let report = stage.report("w1");
         (report.light, report.reason().map_or_else(String::new, |(_, reason)| reason))
     };
@@ -259,9 +259,9 @@ fn what_a_worker_says_shows_in_its_light() {
     assert_eq!(shows(&check("green")), told(Light::Green, ""));
     assert_eq!(shows(&check("yellow")), told(Light::Yellow, "its check `b` is yellow"));
     assert_eq!(shows(&check("red")), told(Light::Red, "its check `b` is red"));
-    stage.hear(&beat("w1", 9, "").replace("ready", "failed")).unwrap();
+    stage.receive(&beat("w1", 9, "").replace("ready", "failed")).unwrap();
     assert_eq!(stage.report("w1").reason(), Some((true, "it reports the state `failed`".to_owned())));
-    stage.hear(&beat("w1", 10, "")).unwrap();
+    stage.receive(&beat("w1", 10, "")).unwrap();
     stage.pass(3500);
     let (red, reason) = stage.report("w1").reason().unwrap();
     assert!(
@@ -276,10 +276,10 @@ fn states_are_heeded_and_a_drained_worker_leaves() {
     for (seq, state, held) in
         [(1, "ready", false), (2, "standby", true), (3, "ready", false), (4, "failed", true)]
     {
-        stage.hear(&beat("w1", seq, "").replace("ready", state)).unwrap();
+        stage.receive(&beat("w1", seq, "").replace("ready", state)).unwrap();
         assert_eq!(stage.held().len() == 1, held, "{state}");
     }
-    stage.hear(&beat("w1", 5, "").replace("ready", "draining")).unwrap();
+    stage.receive(&beat("w1", 5, "").replace("ready", "draining")).unwrap();
     assert_eq!(stage.held(), ["w1"]);
     stage.pass(3100);
     stage.registry.expire_and_revise();
@@ -290,21 +290,21 @@ fn states_are_heeded_and_a_drained_worker_leaves() {
 fn a_red_check_takes_out_all_but_the_last_of_a_pool() {
     let mut stage = Stage::new(Vec::new());
     let red = r#","checks":[{"name":"gpu","status":"red"}]"#;
-    stage.hear(&beat("w1", 1, red)).unwrap();
-    stage.hear(&beat("w2", 1, "")).unwrap();
+    stage.receive(&beat("w1", 1, red)).unwrap();
+    stage.receive(&beat("w2", 1, "")).unwrap();
     assert_eq!(stage.held(), ["w1"]);
-    stage.hear(&beat("w2", 2, red)).unwrap();
+    stage.receive(&beat("w2", 2, red)).unwrap();
     assert_eq!(stage.held(), [""; 0]);
-    stage.hear(&beat("w2", 3, "").replace("ready", "failed")).unwrap();
+    stage.receive(&beat("w2", 3, "").replace("ready", "failed")).unwrap();
     assert_eq!(stage.held(), ["w2"]);
 }
 
 #[test]
 fn an_outage_of_the_feed_ages_nobody() {
     let mut stage = Stage::new(Vec::new());
-    stage.hear(&beat("w1", 1, "")).unwrap();
+    stage.receive(&beat("w1", 1, "")).unwrap();
     stage.pass(900);
-    stage.hear(&beat("w2", 1, "")).unwrap();
+    stage.receive(&beat("w2", 1, "")).unwrap();
     assert!(stage.registry.feed_works(stage.now));
     stage.now = stage.now + Duration::from_secs(30);
     assert!(!stage.registry.feed_works(stage.now));
@@ -312,10 +312,10 @@ fn an_outage_of_the_feed_ages_nobody() {
     assert_eq!(stage.report("w1").age, Duration::from_millis(900));
     // The feed is back: a silent worker loses weight after one more interval, all after two.
     stage.registry.feed_worked(stage.now);
-    stage.hear(&beat("w2", 2, "")).unwrap();
+    stage.receive(&beat("w2", 2, "")).unwrap();
     stage.pass(1000);
     assert!(stage.report("w1").weight > 0.99);
-    stage.hear(&beat("w2", 3, "")).unwrap();
+    stage.receive(&beat("w2", 3, "")).unwrap();
     stage.pass(1100);
     assert!(stage.report("w1").weight <= 0.0 && stage.report("w2").weight > 0.5);
 }
@@ -327,7 +327,7 @@ fn signs_of_life_do_not_tell_that_everything_was_read() {
     assert!(!stage.registry.caught_up_since(before));
     stage.registry.caught_up(before);
     stage.pass(1000);
-    stage.hear(&beat("w1", 1, "")).unwrap();
+    stage.receive(&beat("w1", 1, "")).unwrap();
     assert!(stage.registry.caught_up_since(before));
     assert!(!stage.registry.caught_up_since(before + Duration::from_nanos(1)));
     stage.registry.caught_up(stage.now);
@@ -338,7 +338,7 @@ fn signs_of_life_do_not_tell_that_everything_was_read() {
 fn an_outage_forgives_one_lost_heartbeat_and_no_more() {
     for (silent, after) in [(500, 500), (2000, 1000), (2900, 2900)] {
         let mut stage = Stage::new(Vec::new());
-        stage.hear(&beat("w1", 1, "")).unwrap();
+        stage.receive(&beat("w1", 1, "")).unwrap();
         stage.pass(silent);
         stage.now = stage.now + Duration::from_secs(30);
         stage.registry.feed_worked(stage.now);
@@ -351,8 +351,8 @@ fn who_joins_a_configured_pool_serves_what_it_serves() {
     let mut spec = fixed("s1", "http://10.9.9.9:8000");
     spec.model = "qwen*".into();
     let mut stage = Stage::new(vec![spec]);
-    stage.hear(&beat("w1", 1, "")).unwrap();
-    stage.hear(&beat("w2", 1, r#","pool":"other""#)).unwrap();
+    stage.receive(&beat("w1", 1, "")).unwrap();
+    stage.receive(&beat("w2", 1, r#","pool":"other""#)).unwrap();
     let models: Vec<_> = stage.registry.specs().iter().map(|spec| spec.model.to_string()).collect();
     assert_eq!(models, ["qwen*", "qwen*", "*"]);
 }
@@ -360,10 +360,10 @@ fn who_joins_a_configured_pool_serves_what_it_serves() {
 #[test]
 fn a_new_name_at_the_place_of_a_silent_worker_takes_it() {
     let mut stage = Stage::new(Vec::new());
-    stage.hear(&beat("a1", 1, "")).unwrap();
+    stage.receive(&beat("a1", 1, "")).unwrap();
     assert_eq!(stage.refused(&beat("b1", 1, "")), "address_taken");
     stage.pass(2100);
-    assert_eq!(stage.hear(&beat("b1", 1, "")), Ok(true));
+    assert_eq!(stage.receive(&beat("b1", 1, "")), Ok(true));
     assert_eq!(stage.ids(), ["b1"]);
 }
 
@@ -376,18 +376,18 @@ fn the_number_of_workers_is_bounded() {
             .replace(":8000", &format!(":{}", 1000 + number))
     };
     for number in 0..MOST_WORKERS {
-        stage.hear(&numbered(number)).unwrap();
+        stage.receive(&numbered(number)).unwrap();
     }
     assert_eq!(stage.refused(&numbered(MOST_WORKERS)), "full");
     // Known workers are still accepted.
-    assert_eq!(stage.hear(&numbered(3).replace("\"seq\":1", "\"seq\":2")), Ok(true));
+    assert_eq!(stage.receive(&numbered(3).replace("\"seq\":1", "\"seq\":2")), Ok(true));
 }
 
 #[test]
 fn new_settings_forget_what_they_do_not_allow() {
     let mut stage = Stage::new(vec![fixed("s1", "http://10.9.9.9:8000")]);
-    stage.hear(&beat("w1", 1, "")).unwrap();
-    stage.hear(&beat("w2", 1, "")).unwrap();
+    stage.receive(&beat("w1", 1, "")).unwrap();
+    stage.receive(&beat("w2", 1, "")).unwrap();
     let narrower = RegistrySettings {
         allow: vec![AllowedHosts::read("10.0.0.2").unwrap()],
         ..RegistrySettings::default()
@@ -405,7 +405,7 @@ fn a_configured_worker_may_say_how_big_it_is_where_nobody_else_did() {
     spec.slots = None;
     let mut stage = Stage::new(vec![spec]);
     let before = stage.registry.expire_and_revise();
-    stage.hear(&beat("s1", 1, r#","slots":4,"kv_tokens":100"#)).unwrap();
+    stage.receive(&beat("s1", 1, r#","slots":4,"kv_tokens":100"#)).unwrap();
     assert_ne!(stage.registry.expire_and_revise(), before);
     let spec = &stage.registry.specs()[0];
     assert_eq!((spec.slots, spec.kv_tokens), (Some(4), Some(100)));
@@ -420,7 +420,7 @@ fn workers_of_a_queue_count_together_by_colour() {
         let text = format!(
             r#"{{"v":1,"worker":"{id}","boot":"a","seq":{seq},"interval_ms":1000,"state":"{state}","pool":"chat"{more}}}"#
         );
-        stage.hear(&text).unwrap();
+        stage.receive(&text).unwrap();
     };
     // With a queue its URL is not used, and needs no permission.
     say(
@@ -464,7 +464,7 @@ fn queue() -> (Stage, impl Fn(&mut Stage, &str, &str) -> Result<bool, HeartbeatR
     let settings =
         RegistrySettings { channel: "dam:health".into(), queue: true, ..RegistrySettings::default() };
     let say = |stage: &mut Stage, id: &str, more: &str| {
-        stage.hear(&format!(
+        stage.receive(&format!(
             r#"{{"v":1,"worker":"{id}","boot":"a","seq":1,"interval_ms":1000,"state":"ready","pool":"chat","slots":2{more}}}"#
         ))
     };
@@ -524,7 +524,7 @@ fn one_version_of_a_colour_can_be_a_side_of_its_own() {
 fn over_http_other_versions_than_the_named_one_are_held() {
     let mut stage = Stage::new(vec![fixed("s", "http://127.0.0.1:1")]);
     for (id, version) in [("w1", "1"), ("w2", "2")] {
-        stage.hear(&beat(id, 1, &format!(r#","version":"{version}""#))).unwrap();
+        stage.receive(&beat(id, 1, &format!(r#","version":"{version}""#))).unwrap();
     }
     assert!(stage.held().is_empty());
     stage.registry.name_versions([(("default".into(), "blue".into()), "2".into())].into());

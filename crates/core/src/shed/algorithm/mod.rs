@@ -145,7 +145,7 @@ pub(super) fn create(settings: &GateSettings, slots: Option<u32>) -> Box<dyn Lim
 }
 
 /// Adapts `law`, made for `before`, to `settings`; replaces one of another kind.
-pub(super) fn retell(
+pub(super) fn reconfigure(
     law: &mut Box<dyn LimitAlgorithm>,
     before: &GateSettings,
     settings: &GateSettings,

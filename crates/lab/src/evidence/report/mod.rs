@@ -11,11 +11,11 @@ use super::record::{Arm, ExperimentCell, RecordedRun, cells};
 use super::stats::{Interval, bootstrap};
 use super::validity::{self, ValidityFault};
 
-/// Load up to which all requests can be served.
+/// Largest load, in multiples of the capacity, at which all requests can be served.
 const EASY: f64 = 0.8;
-/// Load from which many requests cannot be served.
+/// Smallest load, in multiples of the capacity, at which many requests cannot be served.
 const HARD: f64 = 2.0;
-/// Share of its best at or below which a worker has collapsed.
+/// Goodput, as a share of the capacity, at or below which a worker has collapsed.
 const COLLAPSED: f64 = 0.5;
 
 /// Results of an experiment. If `faults` is not empty, all other fields are empty or zero.
@@ -109,14 +109,14 @@ fn change(
     direct: &[&RecordedRun],
     all: &[(ExperimentCell, Vec<&RecordedRun>)],
 ) -> Option<GoodputChange> {
-    let dam = ExperimentCell { arm: Arm::Gateway, ..cell };
-    let (_, with) = all.iter().find(|(other, _)| cell.arm == Arm::Direct && *other == dam)?;
+    let gateway = ExperimentCell { arm: Arm::Gateway, ..cell };
+    let (_, with) = all.iter().find(|(other, _)| cell.arm == Arm::Direct && *other == gateway)?;
     let (without, with) = (Blocks::of(direct), Blocks::of(with));
     let gained = |drawn: [&[u32]; 2]| Some(with.goodput(drawn[1])? - without.goodput(drawn[0])?);
     Some(GoodputChange { load: cell.load, gained: bootstrap([without.count(), with.count()], gained)? })
 }
 
-/// Returns the expectation that a worker alone collapses above its capacity. One that does not
+/// Returns the expectation that a worker alone collapses above its capacity. A worker that does not
 /// needs no gateway, and the report must say so.
 fn collapse(cell: &CellFigures) -> Option<Expectation> {
     let share = cell.of_capacity();

@@ -25,10 +25,10 @@ impl LogLimit {
 
     fn is_due(&mut self, refused: &HeartbeatRefusal, now: Nanos) -> bool {
         let place = HeartbeatRefusal::NAMES.iter().position(|name| *name == refused.as_str());
-        let Some(told) = place.and_then(|place| self.0.get_mut(place)) else { return false };
-        let due = told.is_none_or(|told| now.since(told) >= PAUSE);
+        let Some(logged_at) = place.and_then(|place| self.0.get_mut(place)) else { return false };
+        let due = logged_at.is_none_or(|logged_at| now.since(logged_at) >= PAUSE);
         if due {
-            *told = Some(now);
+            *logged_at = Some(now);
         }
         due
     }
@@ -40,11 +40,11 @@ mod tests {
 
     #[test]
     fn each_kind_is_told_of_now_and_then() {
-        let mut complaints = LogLimit::default();
+        let mut log_limit = LogLimit::default();
         let at = Nanos::from_secs;
-        assert!(complaints.is_due(&HeartbeatRefusal::Full, at(1)));
-        assert!(!complaints.is_due(&HeartbeatRefusal::Full, at(10)));
-        assert!(complaints.is_due(&HeartbeatRefusal::Replaced, at(10)));
-        assert!(complaints.is_due(&HeartbeatRefusal::Full, at(11)));
+        assert!(log_limit.is_due(&HeartbeatRefusal::Full, at(1)));
+        assert!(!log_limit.is_due(&HeartbeatRefusal::Full, at(10)));
+        assert!(log_limit.is_due(&HeartbeatRefusal::Replaced, at(10)));
+        assert!(log_limit.is_due(&HeartbeatRefusal::Full, at(11)));
     }
 }
