@@ -175,19 +175,19 @@ mod tests {
 
     #[test]
     fn a_cell_is_what_its_runs_are() {
-        let dam = figures(Arm::Gateway, 2.0);
-        assert_eq!((dam.rounds, dam.seconds), (2, 40.0));
-        assert!((dam.offered - 2.0 * CAPACITY).abs() < 0.5, "{}", dam.offered);
-        assert!((dam.of_capacity() - 1.0).abs() < 0.1, "{}", dam.of_capacity());
-        assert!(dam.goodput.low < dam.goodput.value && dam.goodput.value < dam.goodput.high);
-        let [p50, p95, p99] = dam.ttft.map(|interval| interval.unwrap().value);
+        let gateway = figures(Arm::Gateway, 2.0);
+        assert_eq!((gateway.rounds, gateway.seconds), (2, 40.0));
+        assert!((gateway.offered - 2.0 * CAPACITY).abs() < 0.5, "{}", gateway.offered);
+        assert!((gateway.of_capacity() - 1.0).abs() < 0.1, "{}", gateway.of_capacity());
+        assert!(gateway.goodput.low < gateway.goodput.value && gateway.goodput.value < gateway.goodput.high);
+        let [p50, p95, p99] = gateway.ttft.map(|interval| interval.unwrap().value);
         assert!(
             (170.0..190.0).contains(&p50) && (260.0..275.0).contains(&p95) && p99 > p95,
             "{p50} {p95} {p99}"
         );
-        assert_eq!(dam.refused.keys().collect::<Vec<_>>(), ["overloaded"]);
-        assert!(dam.errors.is_empty() && dam.gave_up == 0);
-        assert!((dam.cores[1] - 3.0 / 28.0).abs() < 1e-9);
+        assert_eq!(gateway.refused.keys().collect::<Vec<_>>(), ["overloaded"]);
+        assert!(gateway.errors.is_empty() && gateway.gave_up == 0);
+        assert!((gateway.cores[1] - 3.0 / 28.0).abs() < 1e-9);
     }
 
     #[test]

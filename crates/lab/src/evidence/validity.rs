@@ -226,7 +226,7 @@ fn complete(
 
 fn different_loads(cells: &[(ExperimentCell, Vec<&RecordedRun>)]) -> impl Iterator<Item = String> {
     cells.iter().filter(|(cell, _)| cell.arm == Arm::Direct).filter_map(|(cell, direct)| {
-        let (_, dam) =
+        let (_, gateway) =
             cells.iter().find(|(other, _)| *other == ExperimentCell { arm: Arm::Gateway, ..*cell })?;
         let offered = |runs: &[&RecordedRun]| {
             let seconds: f64 = runs.iter().map(|run| run.facts.measured_s).sum();
@@ -238,7 +238,7 @@ fn different_loads(cells: &[(ExperimentCell, Vec<&RecordedRun>)]) -> impl Iterat
                 ("tokens", per_second(requests().map(|request| request.tokens).sum())),
             ]
         };
-        let pairs = offered(direct).into_iter().zip(offered(dam));
+        let pairs = offered(direct).into_iter().zip(offered(gateway));
         let (one, other) = pairs
             .map(|((what, one), (_, other))| ((what, one), other))
             .find(|((_, one), other)| (one - other).abs() > LOAD_DIFFERENCE * one.max(*other))?;

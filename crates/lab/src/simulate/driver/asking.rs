@@ -1,7 +1,7 @@
 //! Requests at their gateway: asking, waiting, being admitted or refused, coming back.
 
 use super::call::{Call, CallFate, Stage};
-use super::dam::GateDecision;
+use super::gateway::GateDecision;
 use super::{ScheduledEvent, Simulation, at};
 use traffic_dam_core::clock::Nanos;
 use traffic_dam_core::refusal::Refusal;
@@ -11,13 +11,13 @@ impl Simulation<'_> {
     /// Picks a gateway for a request and asks it for a permit.
     pub(super) fn ask(&mut self, place: usize) {
         let (now, seen_now) = (self.now, self.seen_now());
-        let dam = self.routed.usize(..self.gateways.len());
+        let gateway = self.routed.usize(..self.gateways.len());
         let call = &mut self.calls[place];
-        call.dam = dam;
+        call.gateway = gateway;
         let person = &self.people.all[call.wish.person];
-        let dam = &mut self.gateways[dam];
-        let ask = dam.ask(person, &call.wish, seen_now);
-        let Some(gate) = &mut dam.gate else {
+        let gateway = &mut self.gateways[gateway];
+        let ask = gateway.ask(person, &call.wish, seen_now);
+        let Some(gate) = &mut gateway.gate else {
             call.granted = Some(now);
             call.stage = Stage::Running(None);
             let machine = self.next_machine();
@@ -28,35 +28,35 @@ impl Simulation<'_> {
             Ok(GateAnswer::Waiting { id, expires_at }) => self.waits(place, id, expires_at),
             Err(refusal) => self.refused(place, &refusal),
         }
-        self.settle(self.calls[place].dam);
+        self.settle(self.calls[place].gateway);
     }
 
     /// Runs a gate's timers, such as queue timeouts.
-    pub(super) fn tend(&mut self, dam: usize) {
+    pub(super) fn tend(&mut self, gateway: usize) {
         let now = self.seen_now();
-        if let Some(gate) = &mut self.gateways[dam].gate {
+        if let Some(gate) = &mut self.gateways[gateway].gate {
             gate.process_timeouts(now);
-            self.settle(dam);
+            self.settle(gateway);
         }
     }
 
     /// Delivers a gate's decisions about waiting requests, in its order. A delivery may cause more
     /// decisions; those come after all the others.
-    pub(super) fn settle(&mut self, dam: usize) {
-        while let Some(decision) = self.gateways[dam].next_decision() {
+    pub(super) fn settle(&mut self, gateway: usize) {
+        while let Some(decision) = self.gateways[gateway].next_decision() {
             match decision {
                 GateDecision::Displaced(Displaced { permit, next }) => {
-                    match self.gateways[dam].yielding.remove(&permit) {
+                    match self.gateways[gateway].yielding.remove(&permit) {
                         Some(place) => {
                             self.withdraw(place);
                             self.displaced(place, next);
                         }
                         // The permit was taken away before its owner heard of it.
-                        None => drop(self.gateways[dam].lost.insert(permit, next)),
+                        None => drop(self.gateways[gateway].lost.insert(permit, next)),
                     }
                 }
                 GateDecision::Settled((id, outcome)) => {
-                    let Some(place) = self.leave_queue(dam, id) else { continue };
+                    let Some(place) = self.leave_queue(gateway, id) else { continue };
                     match outcome {
                         Ok(grant) => self.granted(place, &grant),
                         Err(refusal) => self.refused(place, &refusal),
@@ -77,16 +77,16 @@ impl Simulation<'_> {
     /// Queues a request whose worker failed, for another that is full; `false` if there is none.
     pub(super) fn resubmit(&mut self, place: usize, permit: PermitId) -> bool {
         let call = &self.calls[place];
-        let number = call.dam;
+        let number = call.gateway;
         let now = self.seen_now();
         let person = &self.people.all[call.wish.person];
-        let dam = &mut self.gateways[number];
-        let ask = dam.ask(person, &call.wish, now);
-        let Some(next) = dam.gate.as_mut().and_then(|gate| gate.resubmit(permit, &ask, now)) else {
+        let gateway = &mut self.gateways[number];
+        let ask = gateway.ask(person, &call.wish, now);
+        let Some(next) = gateway.gate.as_mut().and_then(|gate| gate.resubmit(permit, &ask, now)) else {
             return false;
         };
-        dam.yielding.remove(&permit);
-        dam.retried(now);
+        gateway.yielding.remove(&permit);
+        gateway.retried(now);
         self.calls[place].retried = true;
         self.calls[place].granted = None;
         match next {
@@ -97,27 +97,27 @@ impl Simulation<'_> {
         true
     }
 
-    fn leave_queue(&mut self, dam: usize, id: WaiterId) -> Option<usize> {
-        self.gateways[dam].waiting.remove(&id)
+    fn leave_queue(&mut self, gateway: usize, id: WaiterId) -> Option<usize> {
+        self.gateways[gateway].waiting.remove(&id)
     }
 
     fn waits(&mut self, place: usize, id: WaiterId, expires_at: Nanos) {
         let call = &mut self.calls[place];
         call.stage = Stage::Waiting(id);
-        let dam = call.dam;
-        self.gateways[dam].waiting.insert(id, place);
-        self.plan(expires_at - self.shift, ScheduledEvent::Expiry { dam });
+        let gateway = call.gateway;
+        self.gateways[gateway].waiting.insert(id, place);
+        self.plan(expires_at - self.shift, ScheduledEvent::Expiry { gateway });
     }
 
     fn granted(&mut self, place: usize, grant: &GrantedPermit) {
         let call = &mut self.calls[place];
-        if let Some(next) = self.gateways[call.dam].lost.remove(&grant.permit) {
+        if let Some(next) = self.gateways[call.gateway].lost.remove(&grant.permit) {
             return self.displaced(place, next);
         }
         call.granted = Some(self.now);
         call.stage = Stage::Running(Some(grant.permit));
         if grant.yields {
-            self.gateways[call.dam].yielding.insert(grant.permit, place);
+            self.gateways[call.gateway].yielding.insert(grant.permit, place);
         }
         let machine = self.scenario.worker_place(&grant.worker).unwrap_or_default();
         self.send(place, machine);

@@ -41,7 +41,7 @@ pub(in crate::simulate) struct Call {
     pub(in crate::simulate) as_told: bool,
     /// `Retry-After` time of its refusal.
     pub(in crate::simulate) told: Option<Duration>,
-    pub(in crate::simulate) dam: usize,
+    pub(in crate::simulate) gateway: usize,
     pub(in crate::simulate) machine: usize,
     pub(in crate::simulate) stage: Stage,
     pub(in crate::simulate) arrived: Nanos,
@@ -75,7 +75,7 @@ impl Call {
             before: 0,
             as_told: false,
             told: None,
-            dam: 0,
+            gateway: 0,
             machine: 0,
             stage: Stage::New,
             arrived: now,

@@ -134,13 +134,13 @@ impl Simulation<'_> {
             }
             return;
         }
-        let (seen, dam) = (call.seen, call.dam);
+        let (seen, gateway) = (call.seen, call.gateway);
         if !call.wish.stream {
             // Its token usage arrives with the end of the answer.
             self.tell(place, |gate, permit, now| gate.tokens(permit, seen, now));
         }
         let call = &self.calls[place];
-        self.gateways[dam].learn(&self.people.all[call.wish.person], &call.wish, seen);
+        self.gateways[gateway].learn(&self.people.all[call.wish.person], &call.wish, seen);
         if let Some(cached) = self.calls[place].cached {
             self.tell(place, |gate, permit, _| gate.report_cached(permit, cached));
         }
@@ -166,11 +166,11 @@ impl Simulation<'_> {
     /// Reports an event of a request's permit to the gate.
     fn tell(&mut self, place: usize, say: impl FnOnce(&mut Gate, PermitId, Nanos)) {
         let call = &self.calls[place];
-        let dam = call.dam;
+        let gateway = call.gateway;
         let now = self.seen_now();
-        if let (Some(permit), Some(gate)) = (call.permit(), &mut self.gateways[dam].gate) {
+        if let (Some(permit), Some(gate)) = (call.permit(), &mut self.gateways[gateway].gate) {
             say(gate, permit, now);
-            self.settle(dam);
+            self.settle(gateway);
         }
     }
 
@@ -195,7 +195,7 @@ impl Simulation<'_> {
         let permit = self.calls[place].permit();
         self.tell(place, |gate, permit, now| gate.worker_failed(permit, failure, now));
         let call = &mut self.calls[place];
-        let (dam, committed, retried) = (call.dam, call.is_committed(), call.retried);
+        let (gateway, committed, retried) = (call.gateway, call.is_committed(), call.retried);
         // If two workers fail it, neither is blamed. The gate hears of a later break at the end.
         let machine = call.machine;
         let first = (!committed && call.failed_at.take().is_none()).then_some((machine, failure));
@@ -205,18 +205,18 @@ impl Simulation<'_> {
             // Its permit was taken meanwhile: it waits, or was refused.
             return;
         }
-        let may_move = !committed && !retried && self.gateways[dam].gate.is_some();
+        let may_move = !committed && !retried && self.gateways[gateway].gate.is_some();
         if may_move
-            && self.gateways[dam].may_retry(now)
-            && let (Some(permit), Some(gate)) = (self.calls[place].permit(), &mut self.gateways[dam].gate)
+            && self.gateways[gateway].may_retry(now)
+            && let (Some(permit), Some(gate)) = (self.calls[place].permit(), &mut self.gateways[gateway].gate)
         {
             let moved = gate.reassign(permit, now);
-            self.settle(dam);
+            self.settle(gateway);
             if self.calls[place].permit() != Some(permit) {
                 return;
             }
             if let Some(machine) = moved.and_then(|worker| self.scenario.worker_place(&worker)) {
-                self.gateways[dam].retried(now);
+                self.gateways[gateway].retried(now);
                 self.calls[place].retried = true;
                 return self.send(place, machine);
             }
@@ -282,7 +282,7 @@ impl Simulation<'_> {
         }
         call.ended = self.now;
         if let Some(permit) = call.permit() {
-            self.gateways[call.dam].yielding.remove(&permit);
+            self.gateways[call.gateway].yielding.remove(&permit);
         }
         call.stage = Stage::Over(fate);
         self.unended -= 1;

@@ -11,7 +11,7 @@ use traffic_dam_core::clock::Nanos;
 use traffic_dam_core::shed::WorkerFailure;
 
 impl Simulation<'_> {
-    pub(super) fn strike(&mut self, event: &ScenarioEvent) {
+    pub(super) fn apply_event(&mut self, event: &ScenarioEvent) {
         if event.times.is_some() || event.rate.is_some() {
             (self.times, self.rate) = (event.times, event.rate);
         }
@@ -39,7 +39,7 @@ impl Simulation<'_> {
             (&event.revive, VirtualWorkerState::Alive),
         ] {
             if let Some(machine) = name.as_deref().and_then(|name| self.scenario.worker_place(name)) {
-                self.befall(machine, state);
+                self.set_worker_state(machine, state);
             }
         }
         if let Some(extra) = event.request {
@@ -93,7 +93,7 @@ impl Simulation<'_> {
             "clock" => {
                 let since = self.seen_now();
                 self.shift += length;
-                self.gateways.iter_mut().for_each(|dam| dam.lagged(since, since + length));
+                self.gateways.iter_mut().for_each(|gateway| gateway.lagged(since, since + length));
             }
             worker => {
                 if let Some(machine) = self.scenario.worker_place(worker) {
@@ -114,11 +114,11 @@ impl Simulation<'_> {
     /// Ends a stall of the gateways and reports it to their gates.
     pub(super) fn resume(&mut self, since: Nanos) {
         let (from, to) = (since + self.shift, self.seen_now());
-        self.gateways.iter_mut().for_each(|dam| dam.lagged(from, to));
+        self.gateways.iter_mut().for_each(|gateway| gateway.lagged(from, to));
     }
 
     /// Kills, silences or restarts a worker.
-    fn befall(&mut self, machine: usize, state: VirtualWorkerState) {
+    fn set_worker_state(&mut self, machine: usize, state: VirtualWorkerState) {
         let at_work = self.at_work(machine);
         if state == VirtualWorkerState::Zombie {
             self.machines[machine].state = state;

@@ -3,7 +3,7 @@
 mod asking;
 mod call;
 mod course;
-mod dam;
+mod gateway;
 mod events;
 mod machine;
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 pub(super) use self::call::{Call, CallFate, SECOND, Stage};
-use self::dam::SimulatedGateway;
+use self::gateway::SimulatedGateway;
 use self::machine::VirtualWorker;
 use super::Policy;
 use super::capacity::{Capacity, RemainingShares};
@@ -48,7 +48,7 @@ enum ScheduledEvent {
     },
     /// A wait in a gateway's queue expires.
     Expiry {
-        dam: usize,
+        gateway: usize,
     },
     Housekeeping,
     /// A request's attempt number `sent` times out.
@@ -141,7 +141,7 @@ pub(super) struct Simulation<'a> {
 
 impl ScheduledEvent {
     /// Returns `true` if a gateway handles it.
-    fn is_at_the_dam(self) -> bool {
+    fn is_at_the_gateway(self) -> bool {
         match self {
             Self::Ask { .. }
             | Self::Expiry { .. }
@@ -161,7 +161,7 @@ impl ScheduledEvent {
 impl<'a> Simulation<'a> {
     pub(super) fn new(scenario: &'a Scenario, policy: Policy, seed: u64, capacity: &'a Capacity) -> Self {
         let machine = |group: usize| VirtualWorker::new(group, &scenario.workers[group], seed ^ READ);
-        let dam = |place: u32| SimulatedGateway::new(scenario, policy, seed ^ (u64::from(place) << 32));
+        let gateway = |place: u32| SimulatedGateway::new(scenario, policy, seed ^ (u64::from(place) << 32));
         let load = scenario.load;
         Self {
             scenario,
@@ -171,7 +171,7 @@ impl<'a> Simulation<'a> {
             agenda: BinaryHeap::new(),
             planned: 0,
             machines: scenario.worker_groups().map(machine).collect(),
-            gateways: (0..scenario.dam.count).map(dam).collect(),
+            gateways: (0..scenario.dam.count).map(gateway).collect(),
             calls: Vec::new(),
             unended: 0,
             offered: Rng::with_seed(seed ^ OFFERED),
@@ -208,7 +208,7 @@ impl<'a> Simulation<'a> {
 
     /// Returns a snapshot of each gate at the end; all should be empty.
     pub(super) fn rest(&self) -> impl Iterator<Item = GateSnapshot> + '_ {
-        self.gateways.iter().filter_map(|dam| dam.gate.as_ref()).map(|gate| gate.snapshot(self.seen_now()))
+        self.gateways.iter().filter_map(|gateway| gateway.gate.as_ref()).map(|gate| gate.snapshot(self.seen_now()))
     }
 
     pub(super) fn preempted(&self) -> u64 {
@@ -240,7 +240,7 @@ impl<'a> Simulation<'a> {
     }
 
     fn happen(&mut self, happening: ScheduledEvent) {
-        if happening.is_at_the_dam() && self.now < self.stopped_until {
+        if happening.is_at_the_gateway() && self.now < self.stopped_until {
             return self.plan(self.stopped_until, happening);
         }
         match happening {
@@ -252,9 +252,9 @@ impl<'a> Simulation<'a> {
             ScheduledEvent::Arrival { .. } => {}
             ScheduledEvent::Ask { call } => self.ask(call),
             ScheduledEvent::Step { machine } => self.step(machine),
-            ScheduledEvent::Expiry { dam } => self.tend(dam),
+            ScheduledEvent::Expiry { gateway } => self.tend(gateway),
             ScheduledEvent::Housekeeping => {
-                (0..self.gateways.len()).for_each(|dam| self.tend(dam));
+                (0..self.gateways.len()).for_each(|gateway| self.tend(gateway));
                 if self.is_open() || self.unended > 0 {
                     self.plan(self.now + HOUSEKEEPING, ScheduledEvent::Housekeeping);
                 }
@@ -263,7 +263,7 @@ impl<'a> Simulation<'a> {
             ScheduledEvent::Idle { call, seen } => self.idle(call, seen),
             ScheduledEvent::Event { place } => {
                 let scenario = self.scenario;
-                self.strike(&scenario.events[place]);
+                self.apply_event(&scenario.events[place]);
                 let again = scenario.events[place].stall.as_ref().and_then(|stall| stall.every);
                 if let Some(every) = again.filter(|_| self.is_open()) {
                     self.plan(self.now + every.0, ScheduledEvent::Event { place });
@@ -311,15 +311,15 @@ impl<'a> Simulation<'a> {
 
     fn note_moment(&mut self) {
         let mut moment = SecondEnd::default();
-        for dam in &self.gateways {
-            if let Some(gate) = &dam.gate {
+        for gateway in &self.gateways {
+            if let Some(gate) = &gateway.gate {
                 let gate = gate.snapshot(self.seen_now());
                 moment.in_flight += gate.in_flight();
                 moment.waiting += gate.queue.iter().sum::<usize>() as u64;
                 moment.limit += gate.workers.iter().map(|worker| u64::from(worker.limit)).sum::<u64>();
             }
         }
-        if self.gateways.iter().all(|dam| dam.gate.is_none()) {
+        if self.gateways.iter().all(|gateway| gateway.gate.is_none()) {
             moment.in_flight = self.machines.iter().map(|machine| machine.engine.unfinished() as u64).sum();
         }
         self.moments.push(moment);
