@@ -77,8 +77,7 @@ impl Substitution<'_> {
                 .split_once('}')
                 .ok_or("a variable is written `${NAME}`; for a literal `${` write `$${`")?;
             if !is_name(name) {
-                let problem =
-                    "a variable name has letters, digits and `_`, and no digit first: `${NAME}`; for a literal \
+                let problem = "a variable name has letters, digits and `_`, and no digit first: `${NAME}`; for a literal \
                      `${` write `$${`";
                 return Err(problem.into());
             }

@@ -145,8 +145,7 @@ impl RenderedPolicies {
     fn are_of(&self, quotas: &[QuotaStatus]) -> bool {
         let same = |(policy, quota): (&RenderedPolicy, &QuotaStatus)| {
             Arc::ptr_eq(&policy.rule, &quota.rule)
-                && (policy.limit, policy.unit, policy.window)
-                    == (quota.limit, quota.unit, quota.window)
+                && (policy.limit, policy.unit, policy.window) == (quota.limit, quota.unit, quota.window)
         };
         self.rules.len() == quotas.len() && self.rules.iter().zip(quotas).all(same)
     }

@@ -195,7 +195,8 @@ impl UpstreamBody {
             record.set_cause(&refusal);
             record.set_ending(refusal.reason.into());
         }
-        self.state = UpstreamBodyState::Failed(if self.for_gateway { Some(Err(refusal.into())) } else { event });
+        self.state =
+            UpstreamBodyState::Failed(if self.for_gateway { Some(Err(refusal.into())) } else { event });
     }
 }
 
@@ -236,7 +237,9 @@ impl Body for UpstreamBody {
                     };
                     let keep_alive = lane.take_keep_alive();
                     match done.map(|done| done.and_then(require_event_stream)) {
-                        Poll::Pending if !this.for_gateway && cut_off.has_begun(cx) => this.fail(closing::refusal()),
+                        Poll::Pending if !this.for_gateway && cut_off.has_begun(cx) => {
+                            this.fail(closing::refusal())
+                        }
                         Poll::Pending if keep_alive.is_none() => return Poll::Pending,
                         Poll::Pending => {}
                         Poll::Ready(Ok(mut open)) => {

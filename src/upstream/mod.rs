@@ -189,9 +189,10 @@ impl Upstream {
             Poll::Pending => lane.head().map_or(Poll::Pending, |head| Poll::Ready(Ok(head))),
         });
         match begun.await {
-            Ok(head) => {
-                Ok(Response::from_parts(head, UpstreamBody::begun(run, lane, record, self.0.closing.listener())))
-            }
+            Ok(head) => Ok(Response::from_parts(
+                head,
+                UpstreamBody::begun(run, lane, record, self.0.closing.listener()),
+            )),
             Err(done) => done.map(|answer| answer.map(Into::into)),
         }
     }

@@ -177,7 +177,9 @@ async fn with_a_key_only_signed_heartbeats_count() {
     let dam = Dam::start(&text);
     feed(&dam, 1.0).await;
     redis.publish(&beat("w1", "a", 1, &at(&worker))).await;
-    redis.publish(&SigningKey::new("other").signed_text("dam:health", &beat("w1", "a", 1, &at(&worker)))).await;
+    redis
+        .publish(&SigningKey::new("other").signed_text("dam:health", &beat("w1", "a", 1, &at(&worker))))
+        .await;
     for kind in ["unsigned", "forged"] {
         eventually(kind, async || dam.metric("heartbeats_total", kind) == 1.0).await;
     }

@@ -49,10 +49,7 @@ enum JsonPlace {
     /// Outside of strings, elsewhere.
     Values,
     /// In a string: `name` if it is a name of this level, `escaped` after a backslash.
-    Text {
-        name: bool,
-        escaped: bool,
-    },
+    Text { name: bool, escaped: bool },
     /// In a document that is not an object: the rest is not read.
     Ignored,
 }

@@ -141,7 +141,8 @@ mod tests {
         let keep_alive = [COMMENT, PING, COMMENT, DATED, BARE, "\n", COMMENT].concat();
         let rest = [ROLE, START].concat();
         for end in ["\n", "\r", "\r\n"] {
-            let [stream, keep_alive, rest] = [&stream, &keep_alive, &rest].map(|text| text.replace('\n', end));
+            let [stream, keep_alive, rest] =
+                [&stream, &keep_alive, &rest].map(|text| text.replace('\n', end));
             for length in 1..stream.len() {
                 let (mut pings, mut whole) = (Pings::default(), Split::default());
                 for piece in stream.as_bytes().chunks(length) {
@@ -150,7 +151,11 @@ mod tests {
                     whole.rest.extend(rest);
                 }
                 assert_eq!(pings.kept(), 0);
-                assert_eq!(String::from_utf8(whole.keep_alive).unwrap(), keep_alive, "{end:?} in pieces of {length}");
+                assert_eq!(
+                    String::from_utf8(whole.keep_alive).unwrap(),
+                    keep_alive,
+                    "{end:?} in pieces of {length}"
+                );
                 assert_eq!(String::from_utf8(whole.rest).unwrap(), rest, "{end:?} in pieces of {length}");
             }
         }

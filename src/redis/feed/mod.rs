@@ -12,8 +12,8 @@
 //!   pushes of RESP3 (Redis 6 and later), and a slow command must not delay them.
 
 mod backoff;
-mod log_limit;
 mod keys;
+mod log_limit;
 
 use std::fmt;
 use std::sync::Arc;

@@ -8,7 +8,12 @@ use crate::redis::signing::Signing;
 
 /// Verifies an entry and removes its signature; `None` if it is invalid. An unsigned error still
 /// ends the reply, because scripts in Redis write such entries, but its message is discarded.
-pub(super) fn verify(signing: &Signing, prefix: &str, job: Job, mut entry: AnswerPiece) -> Option<AnswerPiece> {
+pub(super) fn verify(
+    signing: &Signing,
+    prefix: &str,
+    job: Job,
+    mut entry: AnswerPiece,
+) -> Option<AnswerPiece> {
     let Some(key) = signing.key() else { return Some(entry) };
     let AnswerPiece { place, kind, data } = &entry;
     let verified = key.verify(&signed_place(prefix, &job.to_string(), *place, *kind), data);

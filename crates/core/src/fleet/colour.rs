@@ -369,9 +369,15 @@ mod tests {
         let key = SigningKey::new("k");
         let mut switches = ColourSwitches::new("dam:control".into(), Some(key.clone()));
         let text = r#"{"v":1,"pool":"chat","colour":"green","epoch":1}"#;
-        assert_eq!(switches.receive(text.as_bytes()), Err(ColourSwitchError::Signature(SignatureError::Unsigned)));
+        assert_eq!(
+            switches.receive(text.as_bytes()),
+            Err(ColourSwitchError::Signature(SignatureError::Unsigned))
+        );
         let heartbeat = key.signed_text("dam:health", text);
-        assert_eq!(switches.receive(heartbeat.as_bytes()), Err(ColourSwitchError::Signature(SignatureError::Wrong)));
+        assert_eq!(
+            switches.receive(heartbeat.as_bytes()),
+            Err(ColourSwitchError::Signature(SignatureError::Wrong))
+        );
         let signed = switches.write(&switch("chat", "green", 1));
         assert_eq!(switches.receive(signed.as_bytes()), Ok(true));
     }

@@ -180,8 +180,11 @@ fn slower(old: &MomentsByLoad, new: &MomentsByLoad, certain: f64) -> Option<f64>
     if old.count.min(new.count) < DURATIONS {
         return None;
     }
-    let (longer, variance) =
-        if fewer_durations(&by_load) >= DURATIONS { combined(&by_load) } else { combined(&[difference(&old, &new)?]) };
+    let (longer, variance) = if fewer_durations(&by_load) >= DURATIONS {
+        combined(&by_load)
+    } else {
+        combined(&[difference(&old, &new)?])
+    };
     (longer - SLOWER.ln() > certain * variance.sqrt()).then(|| longer.exp())
 }
 

@@ -89,7 +89,10 @@ fn beat(id: &str, seq: u64, more: &str) -> String {
 fn workers_come_with_their_first_heartbeat_in_the_order_of_their_names() {
     let mut stage = Stage::new(vec![fixed("z", "http://127.0.0.1:1")]);
     let before = stage.registry.expire_and_revise();
-    assert_eq!(stage.receive(&beat("w2", 1, r#","slots":4,"pool":"p","model":"m","colour":"green""#)), Ok(true));
+    assert_eq!(
+        stage.receive(&beat("w2", 1, r#","slots":4,"pool":"p","model":"m","colour":"green""#)),
+        Ok(true)
+    );
     assert_eq!(stage.receive(&beat("w1", 1, "")), Ok(true));
     assert_eq!(stage.ids(), ["z", "w1", "w2"]);
     assert_ne!(stage.registry.expire_and_revise(), before);

@@ -12,11 +12,21 @@ fn what_was_learned_survives_a_reload_within_what_is_told() {
         Box::new(StreamLimit::new(&WorkerHints::new(&GateSettings::default(), None)));
     law.observe(WorkerSample::Overdue { dispatched: at(1), flowing: 30 }, at(2));
     let before = GateSettings::default();
-    reconfigure(&mut law, &before, &GateSettings { ttft_slo: Duration::from_secs(2), ..before.clone() }, Some(40));
+    reconfigure(
+        &mut law,
+        &before,
+        &GateSettings { ttft_slo: Duration::from_secs(2), ..before.clone() },
+        Some(40),
+    );
     assert_eq!(law.limit(), 30);
     reconfigure(&mut law, &before, &before, Some(20));
     assert_eq!(law.limit(), 20);
-    reconfigure(&mut law, &before, &GateSettings { limit: LimitSource::Fixed(7), ..before.clone() }, Some(20));
+    reconfigure(
+        &mut law,
+        &before,
+        &GateSettings { limit: LimitSource::Fixed(7), ..before.clone() },
+        Some(20),
+    );
     assert_eq!(law.limit(), 7);
 }
 

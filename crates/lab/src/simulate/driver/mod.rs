@@ -3,8 +3,8 @@
 mod asking;
 mod call;
 mod course;
-mod gateway;
 mod events;
+mod gateway;
 mod machine;
 
 use std::cmp::Reverse;
@@ -208,7 +208,10 @@ impl<'a> Simulation<'a> {
 
     /// Returns a snapshot of each gate at the end; all should be empty.
     pub(super) fn rest(&self) -> impl Iterator<Item = GateSnapshot> + '_ {
-        self.gateways.iter().filter_map(|gateway| gateway.gate.as_ref()).map(|gate| gate.snapshot(self.seen_now()))
+        self.gateways
+            .iter()
+            .filter_map(|gateway| gateway.gate.as_ref())
+            .map(|gate| gate.snapshot(self.seen_now()))
     }
 
     pub(super) fn preempted(&self) -> u64 {
