@@ -191,7 +191,7 @@ pub struct WorkerView {
     pub light: Light,
     /// Why the light is not green.
     pub why: Option<Arc<str>>,
-    /// What the gateway has against it; `None` once it has answered well.
+    /// The last fault that the gateway found with it; `None` once it has answered well.
     pub trouble: Option<Arc<str>>,
     /// `true` while ejected because it fails where others succeed, or on probation after that.
     pub ejected: bool,

@@ -31,7 +31,7 @@ const HOUSEKEEPING: Duration = Duration::from_millis(100);
 pub struct BoundListeners {
     main: TcpListener,
     admin: TcpListener,
-    /// Whether the main listener stays open when this process ends.
+    /// `true` if the main listener stays open when this process ends.
     main_outlives: bool,
     certificates: Certificates,
 }

@@ -19,10 +19,10 @@ use crate::view::CallerView;
 const EVERY: Duration = Duration::from_secs(1);
 /// Number of callers shown.
 const CALLERS: usize = 10;
-/// How long a rule shows its peak: a burst is over before anybody looks.
+/// Time for which a rule shows its peak, because a burst is over before anybody looks.
 const PEAK_KEPT: Duration = Duration::from_secs(10);
 
-/// What is measured once a second, until the next time.
+/// Measurements of the last second.
 #[derive(Debug, Default)]
 pub(super) struct LastSecond {
     /// The callers with the most requests.

@@ -41,9 +41,9 @@ const NAMES: usize = 2048;
 const OWN: usize = 4096;
 /// A worker that was not there for this long is lost. Its silence has been noticed before.
 const LOST: Duration = Duration::from_millis(500);
-/// How long the own stream of a lost worker is moved, and after which it is forgotten: by then its
-/// name was removed.
+/// Time for which jobs are moved from the own stream of a lost worker.
 const MOVED: Duration = Duration::from_secs(120);
+/// Time after which a lost worker is forgotten; its name has been removed from Redis by then.
 const FORGOTTEN: Duration = Duration::from_secs(2 * 3600);
 
 impl App {

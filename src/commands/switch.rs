@@ -45,13 +45,13 @@ pub(crate) struct Arguments {
     /// Only this version of the colour takes work
     #[arg(long)]
     version: Option<String>,
-    /// First try the colour with this share of the sessions, such as 5%, and go on only if it is no worse
+    /// First try the colour with this share of the sessions, such as 5%; switch only if it is no worse
     #[arg(long, value_parser = |text: &str| read_share(text).map(|_| text.to_owned()), conflicts_with = "force")]
     canary: Option<String>,
-    /// How long to try it; longer, up to 5 times, until there are enough answers
+    /// Duration of the trial; up to 5 times as long if there are not enough answers
     #[arg(long, default_value = "2m", value_parser = read_length, requires = "canary")]
     judge: Duration,
-    /// Switch even during a canary, and to a colour without a ready worker: for going back
+    /// Switch even during a canary, or to a colour without a ready worker, for example to go back
     #[arg(long)]
     force: bool,
     #[command(flatten)]

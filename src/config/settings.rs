@@ -66,7 +66,7 @@ pub struct Settings {
     pub discovery: Option<Discovery>,
     /// Other sources that find workers.
     pub sources: DiscoverySettings,
-    /// What holds for workers that heartbeats and other sources name.
+    /// Settings for workers that heartbeats and other sources report.
     pub registry: RegistrySettings,
     /// How the health and metrics of workers are read.
     pub scrape: ScrapeSettings,
@@ -85,7 +85,7 @@ pub struct Settings {
     pub connection_age: Duration,
     /// Retries on another worker.
     pub retry: RetrySettings,
-    /// Whether requests go to workers over HTTP/2; `None` for the default of each.
+    /// Use of HTTP/2 for requests to workers; `None` for the default of each.
     pub http2: Option<Http2Mode>,
     /// File with additional certificate authorities for workers.
     pub worker_ca: Option<PathBuf>,
@@ -167,7 +167,7 @@ pub struct Discovery {
 /// Sources other than heartbeats that find workers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DiscoverySettings {
-    /// What they follow; each has a name of its own.
+    /// Targets that they follow; each has a name of its own.
     pub targets: Vec<SourceTarget>,
 }
 

@@ -45,10 +45,10 @@ pub enum AddressFamily {
     Ipv6,
 }
 
-/// A name, and what its addresses are.
+/// A DNS name whose addresses are workers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DnsTarget {
-    /// What holds for all of its workers.
+    /// Settings of all of its workers.
     pub settings: TargetSettings,
     /// The name.
     pub name: Arc<str>,

@@ -16,7 +16,7 @@ use crate::fleet::registry::WorkerRegistry;
 /// Returns the TLS client configuration for workers; `None` if the settings need none.
 pub type TlsSource = Arc<dyn Fn() -> Option<Arc<ClientConfig>> + Send + Sync>;
 
-/// What all tasks of this module share.
+/// Context that all tasks of this module share.
 #[derive(Clone)]
 pub struct DiscoveryContext {
     /// Merges the sets.

@@ -88,7 +88,7 @@ struct WorkerScrape {
     /// Sizes that it last reported: a page that fails once changes none.
     slots: Option<u32>,
     kv_tokens: Option<u64>,
-    /// Whether it was said that the metrics are of no known engine.
+    /// `true` if it was said that the metrics are of no known engine.
     unknown_told: bool,
 }
 

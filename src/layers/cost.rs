@@ -78,9 +78,9 @@ pub struct CostSettings {
     pub models: Arc<ModelTable>,
     /// Where requests name their session.
     pub sticky: SessionSource,
-    /// Whether a rule counts tokens, so that streams must report their usage.
+    /// `true` if a rule counts tokens, so that streams must report their usage.
     pub wants_usage: bool,
-    /// Whether a rule reserves the request's own bound on output tokens (`reserve: max`).
+    /// `true` if a rule reserves the request's own bound on output tokens (`reserve: max`).
     pub reserves_max: bool,
     /// Estimates of prompt and output tokens, learned from answers.
     pub estimates: Arc<Estimator>,

@@ -27,7 +27,7 @@ const PATH: &str = "/health";
 #[derive(Clone, Debug)]
 pub struct HealthLayer {
     fleet: Arc<ArcSwap<Fleet>>,
-    /// Whether the settings let `/health` through to workers.
+    /// `true` if the settings let `/health` through to workers.
     forwarded: bool,
 }
 

@@ -23,8 +23,8 @@ use crate::request::PayloadError;
 pub struct HeldBounds {
     /// Bytes of a body that are held (`bounds.held`); a body that announces more may be streamed.
     pub bytes: u64,
-    /// What must be known of it before; `None` if JSON is always read whole, because others than an
-    /// HTTP worker get it.
+    /// Facts that must be known before the rest of a body is streamed; `None` if JSON is always read
+    /// whole, because it does not only go to HTTP workers.
     pub json: Option<StartNeeds>,
 }
 

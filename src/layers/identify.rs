@@ -58,11 +58,11 @@ pub struct CallerSettings {
     /// Headers that may carry a key, in the order they are tried; in `authorization` it follows
     /// `Bearer`.
     pub key_headers: Vec<HeaderName>,
-    /// Whether requests without a known key or token are let in.
+    /// `true` if requests without a known key or token are let in.
     pub anonymous: bool,
     /// Class of callers that have none configured; a request may lower it, not raise it.
     pub default_class: Class,
-    /// Whether the client's own credentials are forwarded to the worker.
+    /// `true` if the client's own credentials are forwarded to the worker.
     pub forward_authorization: bool,
     /// The configured keys.
     pub keys: Vec<KeyOwner>,

@@ -24,7 +24,7 @@ pub struct RouteSettings {
     pub path: Arc<str>,
     /// Where the body has the fields that the cost depends on.
     pub shape: Shape,
-    /// Whether a request that a worker may have begun can be sent again.
+    /// `true` if a request that a worker may have begun can be sent again.
     pub retry: bool,
     /// Timeouts that differ from the general ones.
     pub timeouts: RouteTimeouts,
@@ -55,7 +55,7 @@ pub struct Matched {
     pub kind: Kind,
     /// Where the body has the fields that the cost depends on; `None` if the body is not read.
     pub shape: Option<Arc<Shape>>,
-    /// Whether a request that a worker may have begun can be sent again.
+    /// `true` if a request that a worker may have begun can be sent again.
     pub retryable: bool,
     /// Timeouts of the route, if they differ from the general ones.
     pub timeouts: Option<RouteTimeouts>,
@@ -70,7 +70,7 @@ pub struct Paths {
     patterns: Vec<Glob>,
     /// Where bodies of the kinds' own endpoints name their session.
     session: Option<Pointer>,
-    /// Whether a route's path may be in another dialect than its look says.
+    /// `true` if a route's path may be in another dialect than its look says.
     routes_have_dialects: bool,
 }
 

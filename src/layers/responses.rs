@@ -51,7 +51,7 @@ pub struct ResponseHomes {
     known: Table<Option<ResponseHome>>,
     stored: Option<StoredResponses>,
     fleet: Arc<ArcSwap<Fleet>>,
-    /// Whether the gateway chooses the workers; with a queue it does not.
+    /// `true` if the gateway chooses the workers; with a queue it does not.
     chooses: bool,
     clock: Clock,
 }

@@ -1,4 +1,4 @@
-//! Who was refused for lack of room a moment ago: demand that no queue shows.
+//! Counts the callers refused lately for lack of room: demand that no queue shows.
 //!
 //! An autoscaler must see the load that was turned away. A client that is refused asks again and
 //! again, so its requests say little: each caller counts once, however often it asked.

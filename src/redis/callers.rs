@@ -59,7 +59,7 @@ pub struct WrittenCaller {
     /// Patterns for the models that it may use; absent for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub models: Option<Vec<String>>,
-    /// Whether it may use external workers.
+    /// `true` if it may use external workers.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub external: bool,
 }

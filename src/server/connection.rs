@@ -41,7 +41,7 @@ const PING_WITHIN: Duration = Duration::from_secs(20);
 /// Number of idle checks per idle time.
 const LOOKS: u32 = 3;
 
-/// What happens to a connection besides its requests.
+/// Events of a connection besides its requests.
 enum ConnectionEvent {
     /// It should take no further requests.
     Leave,

@@ -288,7 +288,7 @@ impl<'a> Forward<'a> {
 
     /// Makes attempts at the workers of one pool.
     ///
-    /// What seldom happens is boxed, here and below: each request carries the space of this future.
+    /// Futures of rare cases are boxed, here and below: otherwise each request would carry their size.
     async fn find_in_pool(&mut self) -> Result<WorkerAnswer, PoolFault> {
         loop {
             let way = self.way()?;

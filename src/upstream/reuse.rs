@@ -1,9 +1,9 @@
-//! Whether idle connections of a worker can be reused.
+//! Learns whether idle connections of a worker can be reused.
 //!
 //! Some servers close a connection after each response without saying so, others after less than
 //! our idle time. A request written on it as it closes is lost, or runs twice if it may be
-//! repeated. If that is the rule at a worker, each request gets a new connection: only a handshake
-//! more.
+//! repeated. If that is frequent at a worker, each request gets a new connection, which costs only a
+//! handshake.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

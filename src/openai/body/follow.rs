@@ -1,9 +1,9 @@
 //! Reads along with a body that is forwarded as it arrives, in pieces cut anywhere.
 //!
-//! What decides the cost was read from the beginning of the body ([`parse_start`]). The rest must
-//! not contradict it: a second `model` could mean one thing to the gateway and another to a worker,
+//! The members that decide the cost were read from the beginning of the body ([`parse_start`]). The
+//! rest must not contradict them: the gateway and a worker could read a second `model` differently,
 //! and the rules for media hold for the whole body. The follower keeps the beginning of one string
-//! and what the open objects are, never a value.
+//! and the kinds of the open objects, never a value.
 //!
 //! [`parse_start`]: super::parse_start
 

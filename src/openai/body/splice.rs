@@ -66,7 +66,7 @@ fn members(scanner: &mut Scanner<'_>) -> Result<AskedUsage, BodyFieldError> {
     Ok(asked.unwrap_or(AskedUsage::No(Splice { range: start..start, text })))
 }
 
-/// What a body says of its model, beside the client's own words.
+/// How a body's model differs from the one that the client wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelText<'a> {
     /// Nothing.

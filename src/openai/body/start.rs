@@ -6,7 +6,7 @@ use super::read::parse_beginning;
 use super::{BodyFieldError, Facts, Shape};
 use crate::openai::kinds::Output;
 
-/// What must be known of a body before the rest of it may be streamed.
+/// Facts of a body that must be known before the rest of it may be streamed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StartNeeds {
     /// Its tokens, because a rule reserves them: text is read whole, and usage must be asked for.
@@ -18,10 +18,10 @@ pub struct StartNeeds {
 /// The beginning of a body.
 #[derive(Debug)]
 pub struct BodyStart {
-    /// What decides the cost. The part that is not here counts by its length: as the media in which
-    /// the body was cut, else as text.
+    /// The facts that decide the cost. The rest of the body counts by its length: as media if the body
+    /// was cut inside media, otherwise as text.
     pub facts: Facts,
-    /// Reads the rest along.
+    /// Checks the rest as it passes.
     pub follower: BodyFollower,
 }
 

@@ -1,4 +1,4 @@
-//! What each kind of call is: one table, a file for each row.
+//! The kinds of calls: one table, with a file for each row.
 //!
 //! A row says on which paths a kind is called, which members of its body are prompt, how its answer
 //! begins, in which API's words it is refused, and whether it takes a permit. All layers read it
@@ -57,7 +57,7 @@ pub fn row(kind: Kind) -> &'static KindRow {
     &TABLE[kind as usize]
 }
 
-/// What a kind is.
+/// The properties of a kind.
 #[derive(Debug)]
 pub struct KindRow {
     /// The kind.
@@ -71,14 +71,14 @@ pub struct KindRow {
     /// Setting that bounds the size of its bodies.
     pub bound: &'static str,
     pub(in crate::openai) prompt: &'static [(BodyMember, CountedAs)],
-    /// Whether the beginning of a large body tells its cost: it has one prompt, and nothing after it
-    /// decides on the worker.
+    /// `true` if the cost of a large body can be read from its beginning: it has one prompt, and no later
+    /// member decides on the worker.
     pub cost_from_start: bool,
-    /// What it decodes.
+    /// The sequences that a call decodes.
     pub output: Output,
-    /// Whether the worker keeps the answer unless `store` is false: such a call must not run twice.
+    /// `true` if the worker keeps the answer unless `store` is false: such a call must not run twice.
     pub stores: bool,
-    /// Whether an answer that is neither events nor JSON begins with its first byte.
+    /// `true` if an answer that is neither events nor JSON begins with its first byte.
     pub begins_with_first_byte: bool,
     /// In whose words it is refused.
     pub dialect: Dialect,
@@ -148,7 +148,7 @@ pub(in crate::openai) enum CountedAs {
     Prompts,
 }
 
-/// What a call decodes.
+/// The sequences that a call decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     /// `n` or `best_of` sequences for each prompt; streams report usage only if asked.

@@ -35,12 +35,12 @@ pub struct DeadLetter {
     pub error: String,
     /// When it became a dead letter, in milliseconds since the Unix epoch.
     pub at_ms: u64,
-    /// What is still known of the job.
+    /// Details of the job that are still stored.
     pub details: DeadLetterDetails,
     entry: String,
 }
 
-/// What the record of a dead letter's job says. Empty once the record has expired.
+/// Details of a dead letter's job. Empty once its record has expired.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetterDetails {
     /// The caller, as its [`caller_hash`](super::caller_hash) hash.

@@ -31,7 +31,7 @@ pub struct Pending {
     caller: Arc<str>,
     class: String,
     weight: u32,
-    /// Whether the caller may use external workers.
+    /// `true` if the caller may use external workers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     external: bool,
     model: Option<Arc<str>>,

@@ -20,7 +20,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// Failed probes in a row after which the connection is dropped: a vanished peer sends no error.
 const SILENCES: u32 = 3;
 
-/// What probes a server: a write that shows that it is usable.
+/// A write that probes a server: it shows that the server is usable.
 pub trait ProbeWrite: Send + Sync {
     /// Sends the probe.
     ///

@@ -41,7 +41,7 @@ use crate::limit::lease::Leases;
 use crate::limit::retry_queue::RetryQueues;
 use crate::limit::{GatewayShare, RuleSet};
 
-/// How long a shutdown waits for Redis.
+/// Longest time that a shutdown waits for Redis.
 const LEAVE: Duration = Duration::from_secs(1);
 
 /// Shared access of all rule sets to Redis. Clones share it.

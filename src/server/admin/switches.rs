@@ -110,7 +110,7 @@ pub(super) struct ActiveBody {
     /// The share of a canary, as `5%`; the whole at once if absent.
     #[serde(default)]
     canary: Option<String>,
-    /// How long the canary takes, in seconds.
+    /// Duration of the canary's trial, in seconds.
     #[serde(default)]
     judge: Option<u64>,
     #[serde(default)]
@@ -146,7 +146,7 @@ impl ActiveBody {
 /// Reads a share such as `5%` or `0.5%`, in millionths.
 ///
 /// # Errors
-/// What would be right, and what was found.
+/// A message with the expected form and the text found.
 pub fn read_share(text: &str) -> Result<u32, String> {
     let percent = text.trim().strip_suffix('%').and_then(|number| number.trim_end().parse::<f64>().ok());
     let share = percent.map(|percent| percent / 100.0 * f64::from(WHOLE));

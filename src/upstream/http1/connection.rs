@@ -33,7 +33,7 @@ pub(crate) struct WorkerConnection<T> {
     /// Bytes read and not decoded: a head that is not complete, or what came behind one.
     input: BytesMut,
     decoder: BodyDecoder,
-    /// What broke the answer off after the content that was passed on.
+    /// Error that ended the answer after the content passed on.
     failed: Option<Http1Error>,
     /// `false` if the connection can carry no further request.
     kept: bool,

@@ -1,4 +1,4 @@
-//! What discovery sources report: which workers a name or a service has now.
+//! The reports of discovery sources: the workers that a name or a service has now.
 //!
 //! A source (DNS, Kubernetes) follows one or more *targets*, each an entry of the settings. For each
 //! it reports the whole set of workers whenever that changes, and a sign of life in between. The
@@ -97,7 +97,7 @@ pub struct DiscoveredWorker {
     pub slots: Option<u32>,
     /// Tokens its KV cache holds.
     pub kv_tokens: Option<u64>,
-    /// Whether it serves requests.
+    /// Its state.
     pub presence: Presence,
 }
 

@@ -32,7 +32,7 @@ pub struct WorkerSpec {
     pub headers: HeaderMap,
     /// Limits of its provider, if it is external: it belongs to somebody else, such as a paid API.
     pub external: Option<ProviderLimits>,
-    /// Whether requests go to it over HTTP/2; `None` for the default.
+    /// Use of HTTP/2 for requests to it; `None` for the default.
     pub http2: Option<Http2Mode>,
 }
 

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 pub struct Peer {
     /// Address of the client, or of the proxy before the gateway.
     pub addr: SocketAddr,
-    /// Whether the connection is encrypted.
+    /// `true` if the connection is encrypted.
     pub tls: bool,
 }
 
@@ -32,9 +32,9 @@ pub struct Forwarding {
     pub peer_ip: IpAddr,
     /// The client's address: the peer's, or the one that trusted proxies report.
     pub client_ip: IpAddr,
-    /// Whether the connection is encrypted.
+    /// `true` if the connection is encrypted.
     pub tls: bool,
-    /// Whether the peer is a trusted proxy, so that its `X-Forwarded-*` are kept and extended.
+    /// `true` if the peer is a trusted proxy, so that its `X-Forwarded-*` are kept and extended.
     pub trusted_proxy: bool,
 }
 

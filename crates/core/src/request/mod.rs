@@ -178,7 +178,7 @@ pub struct RequestCost {
     pub expected_output: u64,
     /// Sequences that a worker decodes for this request: prompts × max(n, best_of). At least 1.
     pub sequences: u32,
-    /// Whether the client asked for a stream.
+    /// `true` if the client asked for a stream.
     pub stream: bool,
     /// Hash of the session's name and the caller.
     pub session: Option<u64>,
@@ -188,7 +188,7 @@ pub struct RequestCost {
     pub body_bytes: u64,
     /// When the client stops waiting for a worker.
     pub deadline: Option<Nanos>,
-    /// Whether a request that a worker may have begun can be retried before the first content.
+    /// `true` if a request that a worker may have begun can be retried before the first content.
     pub retryable: bool,
 }
 

@@ -80,7 +80,7 @@ pub struct LoggedFields {
     pub prompt_tokens: u64,
     /// The client's bound on output tokens per sequence.
     pub max_tokens: Option<u64>,
-    /// Whether a stream was asked for.
+    /// `true` if a stream was asked for.
     pub stream: bool,
 }
 

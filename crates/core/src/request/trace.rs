@@ -17,9 +17,9 @@ pub struct Trace {
     pub gateway_span: u64,
     /// The client's span.
     pub parent: Option<u64>,
-    /// Whether spans of this trace are recorded.
+    /// `true` if spans of this trace are recorded.
     pub sampled: bool,
-    /// Whether the worker's parent is the gateway's span, not the client's.
+    /// `true` if the worker's parent is the gateway's span, not the client's.
     pub worker_follows_gateway: bool,
 }
 

@@ -26,9 +26,9 @@ pub struct PermitRequest {
     pub expected_output: u64,
     /// Sequences the worker will decode; 0 counts as 1.
     pub sequences: u32,
-    /// Whether the answer is streamed: only then the first token is reported.
+    /// `true` if the answer is streamed: only then the first token is reported.
     pub stream: bool,
-    /// Whether it may be sent twice: only then its permit can be revoked for a critical request.
+    /// `true` if it may be sent twice: only then its permit can be revoked for a critical request.
     pub repeatable: bool,
     /// Bytes of body held in memory while the request waits.
     pub body_bytes: u64,
@@ -40,7 +40,7 @@ pub struct PermitRequest {
     pub deadline: Option<Nanos>,
     /// The only worker that can serve it; `None` for any.
     pub worker: Option<Arc<str>>,
-    /// Whether it may go to an external worker.
+    /// `true` if it may go to an external worker.
     pub external: bool,
 }
 
@@ -85,7 +85,7 @@ impl PermitRequest {
     }
 }
 
-/// What may bind a request to some of the workers.
+/// Reasons to prefer some of the workers for a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Affinity {
     pub(super) session: Option<u64>,

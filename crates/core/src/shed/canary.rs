@@ -29,7 +29,7 @@ use super::worker::PoolMember;
 /// Durations in a class of load beyond which earlier ones fade.
 const REMEMBERED: u64 = 2000;
 
-/// What became of one request at its last worker.
+/// Outcome of one request at its last worker.
 enum SideOutcome {
     Served { good: bool, ttft: Option<Duration>, pace: Option<Duration>, whole: Option<Duration> },
     Failed,

@@ -39,7 +39,7 @@ pub struct GrantedPermit {
     pub permit: PermitId,
     /// Id of the worker.
     pub worker: Arc<str>,
-    /// Whether a critical request may revoke it before the answer begins.
+    /// `true` if a critical request may revoke it before the answer begins.
     pub yields: bool,
     /// Sequences it covers.
     pub sequences: u32,

@@ -1,4 +1,4 @@
-//! Whether a worker is reachable, learned from the requests sent to it.
+//! Reachability of a worker, learned from the requests sent to it.
 //!
 //! Two failed connections without an answer between them start a cool-down of 1 s; so does silence
 //! on all streams at once (see `silence`). Then the worker is tried with at most four sequences: an

@@ -17,7 +17,7 @@ pub struct RequestLoad {
     pub output: u64,
     /// Prompt tokens that the worker need not read, because it has them cached. Below `prompt`.
     pub cached: u64,
-    /// Whether it may go to an external worker.
+    /// `true` if it may go to an external worker.
     pub external: bool,
     /// The workers that it may go to while some are on trial.
     pub side: LoadSide,

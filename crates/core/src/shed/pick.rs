@@ -16,7 +16,7 @@ pub struct Candidate {
     pub limit: u32,
     /// K: prompt and output tokens of all requests in flight.
     pub tokens: u64,
-    /// Whether it has room for the request.
+    /// `true` if it has room for the request.
     pub fits: bool,
 }
 

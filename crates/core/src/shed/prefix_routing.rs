@@ -23,9 +23,9 @@ const LOST: f64 = 0.5;
 struct RoutedPrompt<'a> {
     load: RequestLoad,
     prefix: &'a PromptPrefix,
-    /// Blocks that soon all workers have: none is preferred for having them already.
+    /// Number of first blocks that soon all workers have, so that no worker is preferred for them.
     common: usize,
-    /// What ranks the workers: the session, else the first block that no worker has.
+    /// Key by which workers are ranked: the session, or else the first block that no worker has.
     home: u64,
     whole: CandidateSums,
     now: Nanos,

@@ -24,9 +24,9 @@ pub struct WorkerSnapshot {
     pub kv_tokens: Option<u64>,
     /// Output tokens streamed in total.
     pub streamed: u64,
-    /// Whether settings let it take work: `false` on the inactive colour and after removal.
+    /// `true` if settings let it take work: `false` on the inactive colour and after removal.
     pub eligible: bool,
-    /// Whether requests may be sent to it: `false` during a cool-down, ejection or pause.
+    /// `true` if requests may be sent to it: `false` during a cool-down, ejection or pause.
     pub reachable: bool,
     /// Its trouble; `None` once it has answered well.
     pub trouble: Option<WorkerTrouble>,
@@ -34,7 +34,7 @@ pub struct WorkerSnapshot {
     pub weight: f64,
     /// Time since it last answered a request.
     pub answered: Option<Duration>,
-    /// Whether it was removed and only finishes its requests.
+    /// `true` if it was removed and only finishes its requests.
     pub leaving: bool,
     /// Level of its provider's quota, if it is external.
     pub provider: Option<ProviderLevel>,

@@ -16,7 +16,7 @@ use super::worker::{GateWorker, PoolMember};
 pub(super) struct PoolSums {
     /// `true` if all workers must be counted again.
     pub(super) stale: bool,
-    /// Time at which the next pause of a worker ends or the next report expires.
+    /// Time at which a cool-down, ejection or pause of a worker ends, or a report expires, next.
     pub(super) until: Nanos,
     /// Indexes of the workers that take work now.
     pub(super) open: Vec<usize>,
@@ -28,7 +28,8 @@ pub(super) struct PoolSums {
     pub(super) limit: u64,
     /// Ceiling of the pool: see [`Gate::fleet_ceiling`].
     pub(super) ceiling: Option<f64>,
-    /// Largest prompt that a worker can hold, paused ones included; `None` without any worker.
+    /// Largest prompt that a worker can hold, those in a cool-down, ejection or pause included; `None`
+    /// without any worker.
     pub(super) largest_prompt: Option<u64>,
     pub(super) session_map: SessionMap,
     /// Number of external workers among those that take work now.

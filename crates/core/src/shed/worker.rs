@@ -33,11 +33,11 @@ pub struct PoolMember {
     pub slots: Option<u32>,
     /// KV cache size in tokens; `None` if neither configured nor reported.
     pub kv_tokens: Option<u64>,
-    /// Whether it may take new work.
+    /// `true` if it may take new work.
     pub eligible: bool,
     /// Its provider's quota, if it is external.
     pub external: Option<QuotaHandle>,
-    /// Whether it is on trial: it gets only the canary's share.
+    /// `true` if it is on trial: it gets only the canary's share.
     pub canary: bool,
 }
 

@@ -20,7 +20,7 @@ pub struct EngineSpec {
     pub token_time_per_seq: Duration,
     /// Maximum tokens of a step, decoded and prefilled. At least `slots`: no sequence starves.
     pub step_tokens: u32,
-    /// Whether the beginnings of texts are cached: as many tokens as the KV cache has.
+    /// `true` if the beginnings of texts are cached: as many tokens as the KV cache has.
     pub prefix_cache: bool,
 }
 

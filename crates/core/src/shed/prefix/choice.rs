@@ -7,7 +7,7 @@ pub(in crate::shed) struct PrefixOption {
     pub(in crate::shed) depth: usize,
     /// Seconds until it has read the prompt, and all that was sent there before.
     pub(in crate::shed) seconds: f64,
-    /// Whether its load is within the bound on its share.
+    /// `true` if its load is within the bound on its share.
     pub(in crate::shed) bounded: bool,
     /// Its rank for this prompt, the same in every gateway.
     pub(in crate::shed) rank: u64,

@@ -60,7 +60,8 @@ pub struct RunFigures {
     pub by_class: [Option<ClassFigures>; 3],
     /// Jain's index of weighted tokens, over callers that wanted more than the fair level.
     pub jain: Option<f64>,
-    /// What all callers but the greediest got of their due: the lesser of equal share and demand.
+    /// Share of their due that all callers but the greediest got. The due of a caller is its demand, at
+    /// most an equal share.
     pub light_share: Option<f64>,
     /// Number of preemptions by workers.
     pub preemptions: u64,

@@ -1,4 +1,4 @@
-//! Whether a cut of the limit was right.
+//! Tests whether a cut of the limit was right.
 //!
 //! A cut without effect was wrong: first tokens that are as late at the lower limit as at the
 //! higher are late for another reason. The limit is restored, and this lateness counts as usual. A
