@@ -119,10 +119,10 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
 
 /// Builds the span exporter. Must be called inside a tokio runtime.
 pub(super) fn spans(settings: &Settings) -> Result<Option<Arc<Spans>>, StartError> {
-    let Some(told) = &settings.spans else { return Ok(None) };
-    let encrypted = told.endpoint.scheme_str() == Some("https");
+    let Some(settings) = &settings.spans else { return Ok(None) };
+    let encrypted = settings.endpoint.scheme_str() == Some("https");
     let tls = if encrypted { Some(tls::client_config([]).map_err(StartError::SpanTls)?) } else { None };
-    Ok(Some(Arc::new(Spans::new(told, tls).map_err(|error| StartError::Spans(error.to_string()))?)))
+    Ok(Some(Arc::new(Spans::new(settings, tls).map_err(|error| StartError::Spans(error.to_string()))?)))
 }
 
 /// Builds the access rules of the admin port.

@@ -204,11 +204,11 @@ impl App {
     async fn end_canary(&self, switch: &ColourSwitch, (state, why): CanaryEnd) -> Switched {
         let Some(next) = switch.ended(state == CanaryState::Promoted) else { return Switched::NoCanary };
         if let Some(redis) = self.redis() {
-            let told = async {
+            let published = async {
                 let mut control = Control::open(&redis).await?;
                 self.publish(&mut control, &next).await
             };
-            match told.await {
+            match published.await {
                 Ok(true) => {}
                 Ok(false) => return Switched::NoCanary,
                 Err(error) => {

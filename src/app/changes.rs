@@ -61,8 +61,8 @@ impl Changes {
 
 impl App {
     fn stored_changes(&self) -> Option<StoredChanges> {
-        let together = self.0.together.as_ref()?;
-        Some(StoredChanges::new(together.store.link().clone(), together.signing.clone()))
+        let redis_parts = self.0.redis_parts.as_ref()?;
+        Some(StoredChanges::new(redis_parts.store.link().clone(), redis_parts.signing.clone()))
     }
 
     /// Changes a rule, or reverts a change, and logs it.
@@ -119,7 +119,7 @@ impl App {
         let _one_at_a_time = inner.reloading.lock();
         let before = inner.live.load_full();
         let rule_set = Arc::new(before.rule_set.rebuilt(inner.changes.apply(&before.settings.rules)));
-        let counting = counting(inner.together.as_ref(), &rule_set, Some(&before.counting));
+        let counting = counting(inner.redis_parts.as_ref(), &rule_set, Some(&before.counting));
         let tokens = tokens::tokens(&before.settings, inner.key_source.borrow().as_ref());
         let state = self.state(before.spans.clone(), Arc::clone(&before.exact), Arc::clone(&before.paths));
         match build::stack(&before.settings, &counting, tokens, &state) {

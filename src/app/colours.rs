@@ -57,12 +57,12 @@ impl App {
             let followed = self.follow(switch, deadline).await;
             return if request.canary.is_some() { Switched::Canary { epoch } } else { followed };
         };
-        let told = async {
+        let published = async {
             let mut control = Control::open(&settings).await?;
             let switch = self.tell(&mut control, &wanted, request.force).await?;
             Ok((control, switch))
         };
-        let (mut control, switch) = match told.await {
+        let (mut control, switch) = match published.await {
             Ok((control, Some(switch))) => (control, switch),
             Ok((_, None)) => return Switched::UnderWay,
             Err(error) => {

@@ -74,7 +74,7 @@ impl App {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tasks = SourceTasks::default();
-        let mut told = BTreeSet::new();
+        let mut reported = BTreeSet::new();
         loop {
             {
                 let live = self.0.live.load();
@@ -88,7 +88,7 @@ impl App {
                 tasks.follow(targets, reads.then_some(&settings.scrape), &context);
             }
             tokio::select! {
-                _ = ticks.tick() => self.report_refusals(&mut told),
+                _ = ticks.tick() => self.report_refusals(&mut reported),
                 // The sender lives as long as the gateway.
                 changed = reloads.changed() => changed.unwrap_or_default(),
             }
@@ -96,14 +96,14 @@ impl App {
     }
 
     /// Logs the discovered workers that are not used, each once.
-    fn report_refusals(&self, told: &mut BTreeSet<Arc<str>>) {
+    fn report_refusals(&self, reported: &mut BTreeSet<Arc<str>>) {
         let refusals = self.0.fleet_sync.registry.lock().discovery_refusals();
         let refused: BTreeSet<&Arc<str>> = refusals.iter().map(|(refused, _)| refused).collect();
-        told.retain(|id| refused.contains(id));
+        reported.retain(|id| refused.contains(id));
         for (worker, reason) in refusals.into_iter().take(REMEMBERED) {
-            if !told.contains(&worker) {
+            if !reported.contains(&worker) {
                 tracing::warn!(worker = &*worker, %reason, "a discovered worker is not used");
-                told.insert(worker);
+                reported.insert(worker);
             }
         }
     }

@@ -115,7 +115,7 @@ impl App {
         if let Some(key) = settings.callers.keys.iter().find(|key| *key.id == *id) {
             return Some(key.rights.clone());
         }
-        Some(self.0.together.as_ref()?.callers.as_ref()?.known(id)?.rights.clone())
+        Some(self.0.redis_parts.as_ref()?.callers.as_ref()?.known(id)?.rights.clone())
     }
 
     /// Returns the state of every rule for the request that `query` describes.

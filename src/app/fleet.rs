@@ -46,7 +46,7 @@ pub(super) struct FleetSync {
     /// Inputs of the current snapshot.
     applied: Mutex<(RegistryRevision, Epochs, u32)>,
     /// Last heartbeat of each worker that its gate has received.
-    told: Mutex<HashMap<Arc<str>, Arc<Heartbeat>>>,
+    passed: Mutex<HashMap<Arc<str>, Arc<Heartbeat>>>,
 }
 
 impl FleetSync {
@@ -60,7 +60,7 @@ impl FleetSync {
             anew: Notify::new(),
             reloaded: watch::Sender::new(()),
             applied: Mutex::default(),
-            told: Mutex::default(),
+            passed: Mutex::default(),
         }
     }
 
@@ -128,8 +128,8 @@ impl FleetSync {
     /// Passes worker reports to the gates: each heartbeat once, and weights when they change.
     fn pass_reports(&self, fleet: &Fleet, gateways: u32) {
         let reports = self.reports();
-        let mut told = self.told.lock();
-        told.retain(|id, _| reports.contains_key(id));
+        let mut passed = self.passed.lock();
+        passed.retain(|id, _| reports.contains_key(id));
         for pool in fleet.pools() {
             for worker in pool.gate.snapshot().workers {
                 let report = reports.get(&worker.id);
@@ -139,7 +139,7 @@ impl FleetSync {
                     pool.gate.weigh(&worker.id, weight);
                 }
                 let Some(report) = report else { continue };
-                let news = told.insert(Arc::clone(&worker.id), Arc::clone(&report.beat));
+                let news = passed.insert(Arc::clone(&worker.id), Arc::clone(&report.beat));
                 if !news.is_some_and(|before| Arc::ptr_eq(&before, &report.beat)) {
                     pool.gate.report(&worker.id, for_gate(report, worker.kv_tokens, gateways));
                 }
@@ -208,8 +208,8 @@ impl App {
     /// Returns the number of gateways that share the workers. If several are configured, it is the
     /// number seen in Redis, if in use: the others take over the share of a dead gateway.
     pub(super) fn sharing_workers(&self, settings: &Settings) -> u32 {
-        match &self.0.together {
-            Some(together) if settings.gate.gateways > 1 => together.store.gateways().count(),
+        match &self.0.redis_parts {
+            Some(redis_parts) if settings.gate.gateways > 1 => redis_parts.store.gateways().count(),
             _ => settings.gate.gateways,
         }
     }
@@ -306,7 +306,8 @@ impl App {
     pub(super) fn is_current_since(&self, time: Nanos) -> bool {
         let fleet_sync = &self.0.fleet_sync;
         let heard = self.redis().is_none() || fleet_sync.registry.lock().caught_up_since(time);
-        let counts = self.0.together.as_ref().is_none_or(|together| together.store.link().heard_since(time));
+        let counts =
+            self.0.redis_parts.as_ref().is_none_or(|redis_parts| redis_parts.store.link().heard_since(time));
         let current = heard && counts && self.is_current();
         // A new snapshot is recorded before it is in force: wait for the lock.
         drop(self.0.reloading.lock());
@@ -320,7 +321,7 @@ impl App {
 
     /// Redis reachable; `None` if Redis is not configured.
     pub(super) fn redis_works(&self) -> Option<bool> {
-        let counts = self.0.together.as_ref().map(|together| together.store.link().is_up());
+        let counts = self.0.redis_parts.as_ref().map(|redis_parts| redis_parts.store.link().is_up());
         match (self.feed_works(), counts) {
             (Some(hears), Some(counts)) => Some(hears && counts),
             (hears, counts) => hears.or(counts),

@@ -104,7 +104,7 @@ struct AppInner {
     /// How well workers scale together.
     factors: Mutex<Factors>,
     /// `None` if nothing is shared. Fixed at start.
-    together: Option<RedisParts>,
+    redis_parts: Option<RedisParts>,
     /// Changes of rules since the settings were read.
     changes: Changes,
     /// Current source of the keys that verify tokens.
@@ -137,19 +137,19 @@ impl App {
         metrics.watch_process();
         let fleet = Arc::new(ArcSwap::from_pointee(build::fleet(&settings, &clock)));
         let upstream_settings = Arc::new(ArcSwap::from_pointee(build::upstream(&settings)?));
-        let together = RedisParts::new(&settings, &clock, &metrics)?;
+        let redis_parts = RedisParts::new(&settings, &clock, &metrics)?;
         // The same name for all purposes.
-        let name = match &together {
-            Some(together) => together.store.gateways().id().to_owned(),
+        let name = match &redis_parts {
+            Some(redis_parts) => redis_parts.store.gateways().id().to_owned(),
             None => new_name(),
         };
         let fleet_sync = FleetSync::new(&settings, name.into(), clock.lag());
-        let jobs = together.as_ref().and_then(|together| together.jobs.clone());
+        let jobs = redis_parts.as_ref().and_then(|redis_parts| redis_parts.jobs.clone());
         let has_jobs = jobs.is_some();
         let upstream =
             Upstream::with_jobs(Arc::clone(&fleet), Arc::clone(&upstream_settings), clock.clone(), jobs)
                 .counting(&metrics);
-        let stored = together.as_ref().map(RedisParts::responses);
+        let stored = redis_parts.as_ref().map(RedisParts::responses);
         let chooses = settings.shared.jobs != JobMode::Workers;
         let responses = Arc::new(ResponseHomes::new(Arc::clone(&fleet), stored, chooses, clock.clone()));
         let state = build::SurvivingState {
@@ -162,14 +162,14 @@ impl App {
             fleet: Arc::clone(&fleet),
             unserved: Arc::default(),
             upstream: upstream.clone(),
-            stored_callers: together.as_ref().and_then(|together| together.callers.clone()),
+            stored_callers: redis_parts.as_ref().and_then(|redis_parts| redis_parts.callers.clone()),
             responses: Arc::clone(&responses),
             paths: Arc::new(build::paths(&settings, has_jobs)),
-            jobs: together.as_ref().map(RedisParts::job_handling),
+            jobs: redis_parts.as_ref().map(RedisParts::job_handling),
             spans: build::spans(&settings)?,
         };
         let rule_set = Arc::new(RuleSet::new(settings.rules.clone()));
-        let counting = counting(together.as_ref(), &rule_set, None);
+        let counting = counting(redis_parts.as_ref(), &rule_set, None);
         let key_source = KeySource::of(&settings, None)?;
         let stack =
             build::stack(&settings, &counting, tokens::tokens(&settings, key_source.as_ref()), &state)?;
@@ -195,7 +195,7 @@ impl App {
             second: Mutex::default(),
             shown: Arc::default(),
             factors: Mutex::default(),
-            together,
+            redis_parts,
             changes: Changes::default(),
             key_source: watch::Sender::new(key_source),
             live: ArcSwap::from_pointee(LiveSettings {
@@ -219,12 +219,12 @@ impl App {
 
 /// Returns the counters for the rules of `rule_set`.
 fn counting(
-    together: Option<&RedisParts>,
+    redis_parts: Option<&RedisParts>,
     rule_set: &Arc<RuleSet>,
     before: Option<&RuleCounting>,
 ) -> RuleCounting {
-    match together {
-        Some(together) => together.counting(rule_set, before),
+    match redis_parts {
+        Some(redis_parts) => redis_parts.counting(rule_set, before),
         None => RuleCounting::Memory(Arc::clone(rule_set)),
     }
 }

@@ -92,8 +92,8 @@ impl App {
             }
             tracing::warn!("the gateway was paused for seconds; reading shared state again");
             self.0.fleet_sync.anew.notify_one();
-            if let Some(together) = &self.0.together {
-                together.store.link().renew();
+            if let Some(redis_parts) = &self.0.redis_parts {
+                redis_parts.store.link().renew();
             }
             if let RuleCounting::Shared(rules) = &self.0.live.load().counting {
                 rules.forget();
@@ -112,9 +112,9 @@ impl App {
 
     /// Detects pauses that only the clock of Redis shows.
     pub(super) async fn watch_redis_clock(self) {
-        let Some(together) = &self.0.together else { return };
+        let Some(redis_parts) = &self.0.redis_parts else { return };
         loop {
-            together.store.link().pause_detected().await;
+            redis_parts.store.link().pause_detected().await;
             self.0.pause_recovery.wake(self.0.clock.now());
         }
     }

@@ -89,15 +89,15 @@ struct PromotedJob {
 impl App {
     /// Dispatches waiting jobs as permits become free.
     pub(super) async fn promote(self) {
-        let Some(together) = &self.0.together else { return };
-        let Some(jobs) = together.jobs.clone() else { return };
-        let mut own = together.overflow.then(|| {
+        let Some(redis_parts) = &self.0.redis_parts else { return };
+        let Some(jobs) = redis_parts.jobs.clone() else { return };
+        let mut own = redis_parts.overflow.then(|| {
             let settings = &self.0.live.load().settings;
             EmbeddedConsumers::new(
                 jobs.clone(),
                 self.0.clock.clone(),
                 settings.shared.redis.clone(),
-                together.signing.clone(),
+                redis_parts.signing.clone(),
             )
         });
         let busy = Arc::<Mutex<Busy>>::default();

@@ -98,12 +98,12 @@ impl AdminSource for App {
     }
 
     fn jobs(&self) -> Option<(JobQueue, Vec<Arc<str>>)> {
-        let jobs = self.0.together.as_ref()?.jobs.clone()?;
+        let jobs = self.0.redis_parts.as_ref()?.jobs.clone()?;
         let fleet = self.0.fleet.load();
         Some((jobs, fleet.pools().iter().map(|pool| Arc::clone(&pool.name)).collect()))
     }
 
     fn callers(&self) -> Option<Arc<StoredCallers>> {
-        self.0.together.as_ref()?.callers.clone()
+        self.0.redis_parts.as_ref()?.callers.clone()
     }
 }

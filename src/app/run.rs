@@ -183,8 +183,8 @@ impl App {
         serve(main, certificates.main, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone(), last)
             .await;
         inner.drain.reached(DrainPhase::Closed).await;
-        if let Some(together) = &inner.together {
-            together.leave().await;
+        if let Some(redis_parts) = &inner.redis_parts {
+            redis_parts.leave().await;
         }
         admin_drain.close();
     }
@@ -232,7 +232,7 @@ impl App {
         let mut settings = build::with_authorities(settings)?;
         let upstream = build::upstream(&settings)?;
         let rule_set = Arc::new(before.rule_set.rebuilt(inner.changes.apply(&settings.rules)));
-        let counting = counting(inner.together.as_ref(), &rule_set, Some(&before.counting));
+        let counting = counting(inner.redis_parts.as_ref(), &rule_set, Some(&before.counting));
         let spans = if settings.spans == before.settings.spans {
             before.spans.clone()
         } else {
@@ -241,7 +241,7 @@ impl App {
         let key_source = KeySource::of(&settings, inner.key_source.borrow().as_ref())?;
         let tokens = tokens::tokens(&settings, key_source.as_ref());
         let exact = Arc::new(tokenizers::load(&settings, Some(&before.exact))?);
-        let has_jobs = inner.together.as_ref().is_some_and(|together| together.jobs.is_some());
+        let has_jobs = inner.redis_parts.as_ref().is_some_and(|redis_parts| redis_parts.jobs.is_some());
         let paths = Arc::new(build::paths(&settings, has_jobs));
         let state = self.state(spans.clone(), Arc::clone(&exact), Arc::clone(&paths));
         let stack = build::stack(&settings, &counting, tokens, &state)?;
@@ -266,9 +266,9 @@ impl App {
                 tracing::warn!(setting, %old, %new, "a listen address changes only with a restart");
             }
         }
-        if let Some(together) = &inner.together {
-            together.apply_settings(&mut settings);
-            together.store.gateways().configure(settings.gateways);
+        if let Some(redis_parts) = &inner.redis_parts {
+            redis_parts.apply_settings(&mut settings);
+            redis_parts.store.gateways().configure(settings.gateways);
         }
         // Compared after the credentials of Redis were replaced: both settings share them.
         if before.settings.shared != settings.shared {
@@ -311,9 +311,9 @@ impl App {
             fleet: Arc::clone(&inner.fleet),
             unserved: Arc::clone(&inner.unserved),
             upstream: inner.upstream.clone(),
-            stored_callers: inner.together.as_ref().and_then(|together| together.callers.clone()),
+            stored_callers: inner.redis_parts.as_ref().and_then(|redis_parts| redis_parts.callers.clone()),
             responses: Arc::clone(&inner.responses),
-            jobs: inner.together.as_ref().map(super::RedisParts::job_handling),
+            jobs: inner.redis_parts.as_ref().map(super::RedisParts::job_handling),
             spans,
         }
     }
@@ -334,8 +334,8 @@ impl App {
 
     /// Maintains the state shared with other gateways.
     async fn share(self) {
-        if let Some(together) = &self.0.together {
-            together.run().await;
+        if let Some(redis_parts) = &self.0.redis_parts {
+            redis_parts.run().await;
         }
     }
 

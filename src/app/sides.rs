@@ -49,7 +49,7 @@ const FORGOTTEN: Duration = Duration::from_secs(2 * 3600);
 impl App {
     /// Returns the queue that workers take jobs from; `None` if they take none.
     pub(super) fn queue(&self) -> Option<&JobQueue> {
-        self.0.together.as_ref().filter(|together| !together.overflow)?.jobs.as_ref()
+        self.0.redis_parts.as_ref().filter(|redis_parts| !redis_parts.overflow)?.jobs.as_ref()
     }
 
     /// Keeps one side of each pool active, and watches who takes its jobs.
@@ -171,11 +171,11 @@ impl App {
             canary: None,
             epoch,
         };
-        let told = async {
+        let published = async {
             let mut control = Control::open(&redis).await?;
             self.publish(&mut control, &switch).await
         };
-        match told.await {
+        match published.await {
             Ok(true) => {
                 let deadline = Instant::now() + FOLLOWING;
                 self.follow(switch, deadline).await;

@@ -117,8 +117,8 @@ impl App {
 
     /// Number of gateways that share quotas or workers, as far as known.
     pub(super) fn gateways(&self) -> u32 {
-        let told = self.0.live.load().settings.gateways;
-        self.0.together.as_ref().map_or(told, |together| together.store.gateways().count())
+        let configured = self.0.live.load().settings.gateways;
+        self.0.redis_parts.as_ref().map_or(configured, |redis_parts| redis_parts.store.gateways().count())
     }
 
     fn colour_of(&self, id: &str) -> Arc<str> {

@@ -154,7 +154,7 @@ impl PoolClient {
         let epoch = json!({ "epoch": begun.epoch });
         let mut view = begun;
         print_line(format!("{}: {} gets {} % beside {}", self.pool, view.new, view.share * 100.0, view.old));
-        let (mut heard, mut told) = (Instant::now(), Instant::now());
+        let (mut heard, mut printed) = (Instant::now(), Instant::now());
         // From the interrupt on it is cancelled, not attended, until the gateway has done so.
         let mut cancels = false;
         loop {
@@ -172,8 +172,8 @@ impl PoolClient {
                     return Err(failed(code, format!("back to {}: {why}", view.old)));
                 }
             }
-            if told.elapsed() >= TELL {
-                told = Instant::now();
+            if printed.elapsed() >= TELL {
+                printed = Instant::now();
                 print_line(lines(&view));
             }
             tokio::select! {

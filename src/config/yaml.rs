@@ -153,11 +153,11 @@ impl YamlReader<'_> {
 
     /// Makes a node the next key of the open map.
     fn begin_entry(&mut self, node: Node) {
-        let (name, told) = match node.kind {
+        let (name, reported) = match node.kind {
             NodeKind::Scalar(scalar) => (scalar.text, false),
             kind => (String::new(), matches!(kind, NodeKind::Broken)),
         };
-        if name.is_empty() && !told {
+        if name.is_empty() && !reported {
             self.fault(node.at, "a key must be a string that is not empty".into());
         }
         if let Some(OpenNode::Map { key, .. }) = self.open.last_mut() {

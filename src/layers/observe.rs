@@ -78,15 +78,15 @@ impl RequestMetrics {
     /// it record nothing. Each worker decides as if it were called directly.
     fn trace(&self, headers: &HeaderMap) -> Option<Trace> {
         let mut all = headers.get_all(&TRACEPARENT).iter();
-        let told = match (all.next(), all.next()) {
-            (Some(told), None) => told.to_str().ok().and_then(Trace::parse),
+        let incoming = match (all.next(), all.next()) {
+            (Some(incoming), None) => incoming.to_str().ok().and_then(Trace::parse),
             _ => None,
         };
-        let Some(spans) = &self.spans else { return told };
+        let Some(spans) = &self.spans else { return incoming };
         // An id of zeros is invalid; setting one bit is cheaper than a check.
         let span = fastrand::u64(..) | 1;
-        Some(match told {
-            Some(told) => told.with_span(span),
+        Some(match incoming {
+            Some(incoming) => incoming.with_span(span),
             None => Trace::new(fastrand::u128(..) | 1, span, spans.samples(fastrand::f64())),
         })
     }

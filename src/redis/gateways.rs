@@ -75,10 +75,10 @@ pub fn new_name() -> String {
 impl Gateways {
     /// Creates a registry with a new id; `told` is the configured number of gateways.
     #[must_use]
-    pub fn new(told: u32) -> Arc<Self> {
-        let told = told.max(1);
-        let count = Mutex::new(GatewayCount { known: told, ..GatewayCount::default() });
-        Arc::new(Self { id: new_name(), count, known: AtomicU32::new(told) })
+    pub fn new(configured: u32) -> Arc<Self> {
+        let configured = configured.max(1);
+        let count = Mutex::new(GatewayCount { known: configured, ..GatewayCount::default() });
+        Arc::new(Self { id: new_name(), count, known: AtomicU32::new(configured) })
     }
 
     /// Returns the id of this gateway; it is new with each start.
@@ -94,10 +94,10 @@ impl Gateways {
     }
 
     /// Updates the configured number, which counts until gateways are seen.
-    pub fn configure(&self, told: u32) {
+    pub fn configure(&self, configured: u32) {
         let mut count = self.count.lock();
         if count.last.is_none() {
-            count.known = told.max(1);
+            count.known = configured.max(1);
             self.known.store(count.known, Ordering::Relaxed);
         }
     }

@@ -161,8 +161,8 @@ pub(super) fn slots(properties: &[u8]) -> Option<u32> {
     struct Properties {
         total_slots: u32,
     }
-    let told = serde_json::from_slice::<Properties>(properties).ok()?.total_slots;
-    (1..=MOST_SLOTS).contains(&told).then_some(told)
+    let slots = serde_json::from_slice::<Properties>(properties).ok()?.total_slots;
+    (1..=MOST_SLOTS).contains(&slots).then_some(slots)
 }
 
 /// Returns the KV cache size of vLLM in tokens, summed over its engines.

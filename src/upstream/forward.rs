@@ -23,7 +23,7 @@ use super::error::{
 use super::exchange::exchange;
 use super::first_token::FirstTokenWait;
 use super::form::BodyForm;
-use super::headers::{self, ForwardedFacts, ToldNames};
+use super::headers::{self, AnswerNames, ForwardedFacts};
 use super::lazy_timer::LazyTimer;
 use super::link::WorkerLink;
 use super::linking::Linker;
@@ -829,7 +829,7 @@ impl<'a> Forward<'a> {
         }
         let asked = || self.record.asked().and_then(|asked| asked.model.clone());
         let model = self.record.served().or_else(asked);
-        observer.telling(ToldNames::of(shown, model.as_deref(), worker))
+        observer.with_names(AnswerNames::of(shown, model.as_deref(), worker))
     }
 
     fn reading(&self, status: StatusCode, form: BodyForm) -> AnswerReading {

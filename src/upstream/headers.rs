@@ -222,14 +222,14 @@ pub(crate) fn answer(headers: &mut HeaderMap, id: &HeaderValue) {
     headers.insert(X_REQUEST_ID, id.clone());
 }
 
-/// Names of the inside that a response tells its client.
+/// Names of the model and the worker that a response shows to its client.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ToldNames {
+pub(crate) struct AnswerNames {
     pub(crate) model: Option<HeaderValue>,
     pub(crate) worker: Option<HeaderValue>,
 }
 
-impl ToldNames {
+impl AnswerNames {
     /// Returns the names that a caller may see; a name that cannot be in a header is left out.
     pub(crate) fn of(shown: AnswerHeaders, model: Option<&str>, worker: &str) -> Self {
         let value = |name: &str| HeaderValue::from_str(name).ok();
@@ -240,7 +240,7 @@ impl ToldNames {
     }
 
     /// Adds them to the headers of the response.
-    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
+    pub(crate) fn add_to(&self, headers: &mut HeaderMap) {
         for (name, value) in [(MODEL, &self.model), (WORKER, &self.worker)] {
             if let Some(value) = value {
                 headers.insert(name, value.clone());
@@ -383,14 +383,14 @@ mod tests {
         let told = |model, worker| {
             let mut headers = map(&[("x-traffic-dam-model", "forged"), ("x-traffic-dam-worker", "forged")]);
             answer(&mut headers, &HeaderValue::from_static("id"));
-            ToldNames::of(AnswerHeaders { model, worker }, Some("qwen3"), "w1").tell(&mut headers);
+            AnswerNames::of(AnswerHeaders { model, worker }, Some("qwen3"), "w1").add_to(&mut headers);
             let value = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
             (value(MODEL), value(WORKER))
         };
         assert_eq!(told(false, false), (None, None));
         assert_eq!(told(true, false), (Some("qwen3".to_owned()), None));
         assert_eq!(told(false, true), (None, Some("w1".to_owned())));
-        let odd = ToldNames::of(AnswerHeaders { model: true, worker: true }, Some("a\nb"), "w1");
+        let odd = AnswerNames::of(AnswerHeaders { model: true, worker: true }, Some("a\nb"), "w1");
         assert!(odd.model.is_none() && odd.worker.is_some());
     }
 

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
 
 use super::closing::{CutOff, CutOffListener};
-use super::headers::{self, ToldNames};
+use super::headers::{self, AnswerNames};
 use super::source::HeldFrames;
 use crate::clock::Nanos;
 use crate::openai::error::{self, StreamFormat};
@@ -59,7 +59,7 @@ pub(crate) struct AnswerObserver {
     permit: Option<Permit>,
     worker: Arc<str>,
     tap: AnswerTap,
-    told: ToldNames,
+    names: AnswerNames,
     sequences: u32,
     recorded: StreamFacts,
     /// Set by the first ending; later ones are ignored.
@@ -94,7 +94,7 @@ impl AnswerObserver {
             permit,
             worker,
             tap,
-            told: ToldNames::default(),
+            names: AnswerNames::default(),
             sequences,
             recorded: StreamFacts::default(),
             ended: false,
@@ -102,9 +102,9 @@ impl AnswerObserver {
         }
     }
 
-    /// Tells the client these names in the head of the response.
-    pub(crate) fn telling(mut self, told: ToldNames) -> Self {
-        self.told = told;
+    /// Adds these names to the head of the response.
+    pub(crate) fn with_names(mut self, names: AnswerNames) -> Self {
+        self.names = names;
         self
     }
 
@@ -252,7 +252,7 @@ impl AnswerObserver {
     /// Records how the response is sent, and prepares its `fields` for the client of request `id`.
     pub(crate) fn prepare_head(&self, fields: &mut HeaderMap, id: &HeaderValue) {
         headers::answer(fields, id);
-        self.told.tell(fields);
+        self.names.add_to(fields);
         if self.is_stream() {
             self.record.set_streamed();
         }

@@ -100,11 +100,11 @@ impl<E: AnswerEngine + Send + 'static> Drainer<E> {
         helpers.spawn(async move { hearing.hear_cancels().await });
         helpers.spawn(async move { renewing.renew().await });
         helpers.spawn(Arc::clone(&this).speak());
-        let told = async {
+        let draining = async {
             end.await;
             this.draining.send_replace(true);
         };
-        tokio::join!(told, this.read(&mut runs));
+        tokio::join!(draining, this.read(&mut runs));
         let ended = async { while runs.join_next().await.is_some() {} };
         if timeout(this.membership.drain, ended).await.is_err() {
             tracing::warn!(runs = runs.len(), "drain timeout: other workers may claim the remaining jobs");

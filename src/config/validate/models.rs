@@ -72,17 +72,17 @@ fn fallback(
     report: &mut ErrorCollector,
 ) -> Vec<FallbackSpec> {
     let mut names = Distinct::new();
-    let one = |(index, told): (usize, &FallbackSection)| {
+    let one = |(index, fallback): (usize, &FallbackSection)| {
         let at = at.index(index);
-        names.add(told.model.0.clone(), &at.key("model"), report);
+        names.add(fallback.model.0.clone(), &at.key("model"), report);
         let mut reasons = Distinct::new();
-        for (index, reason) in told.on.iter().enumerate() {
+        for (index, reason) in fallback.on.iter().enumerate() {
             reasons.add(*reason, &at.key("on").index(index), report);
         }
         FallbackSpec {
-            model: name(&told.model, &at.key("model"), report),
-            on: told.on.clone(),
-            share: told.share,
+            model: name(&fallback.model, &at.key("model"), report),
+            on: fallback.on.clone(),
+            share: fallback.share,
         }
     };
     fallback.iter().enumerate().map(one).collect()

@@ -74,7 +74,8 @@ pub(super) fn routes(
         {
             report.fault(&at.key("path"), format!("matches `{}`, which has another kind", endpoint.text()));
         }
-        let pointer = |told: &Option<Text<Pointer>>| told.as_ref().map(|pointer| pointer.0.clone());
+        let pointer =
+            |configured: &Option<Text<Pointer>>| configured.as_ref().map(|pointer| pointer.0.clone());
         let session = pointer(&route.session).or_else(|| match &file.workers.sticky {
             StickySection::Body(pointer) => Some(pointer.0.clone()),
             StickySection::Header(_) | StickySection::Cookie(_) => None,

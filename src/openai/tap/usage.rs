@@ -90,7 +90,7 @@ fn count(scanner: &mut Scanner<'_>) -> Result<Option<u64>, JsonError> {
 /// each piece the tokens so far; zeros and missing numbers say nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct UsageAccount {
-    told: bool,
+    reported: bool,
     best: Usage,
     /// Pieces of content at the latest report of output tokens.
     at: u64,
@@ -101,7 +101,7 @@ pub(super) struct UsageAccount {
 impl UsageAccount {
     /// Records a report that came with, or after, `seen` pieces of content.
     pub(super) fn report(&mut self, usage: Usage, seen: u64) {
-        self.told = true;
+        self.reported = true;
         self.best.prompt = self.best.prompt.max(usage.prompt);
         self.best.cached = self.best.cached.max(usage.cached);
         if usage.output > 0 {
@@ -117,7 +117,7 @@ impl UsageAccount {
         let Usage { prompt, output, cached } = self.best;
         let output =
             if self.partial { output.max(seen) } else { output.saturating_add(seen.saturating_sub(self.at)) };
-        self.told.then_some(Usage { prompt, output, cached })
+        self.reported.then_some(Usage { prompt, output, cached })
     }
 }
 

@@ -273,10 +273,10 @@ impl SharedRules {
             };
             if let Some(turn) = denial.turn(self.gateways()) {
                 let (line, whole) = ((0, said.hash), said.level.reset);
-                let told = self.lines.join(line, turn, fastrand::f64(), self.clock().now(), |units| {
+                let retry_after = self.lines.join(line, turn, fastrand::f64(), self.clock().now(), |units| {
                     turn.estimate_wait(units, whole)
                 });
-                denial.retry_after = Some(told);
+                denial.retry_after = Some(retry_after);
             }
             denial.into_refusal()
         });

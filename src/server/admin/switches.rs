@@ -208,11 +208,11 @@ pub(super) fn tell(
 ) -> Result<Response<AdminBody>, AdminError> {
     let SwitchRequest { pool, colour, version, .. } = request;
     let done = |status, epoch: u64| {
-        let mut told = json!({ "pool": pool, "active": colour, "epoch": epoch });
+        let mut answer = json!({ "pool": pool, "active": colour, "epoch": epoch });
         if let Some(version) = version {
-            told["version"] = json!(version);
+            answer["version"] = json!(version);
         }
-        Ok(json_answer(status, &told))
+        Ok(json_answer(status, &answer))
     };
     let fault = |status, code, message| Err(AdminError::new(status, code, message));
     match switched {

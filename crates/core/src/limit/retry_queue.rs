@@ -117,14 +117,14 @@ impl RetryQueues {
         if line.units > 0 && turn.fits_before(line.first.since(now)) {
             return turn.own;
         }
-        let told = turn.retry_after(line.units, wait);
-        let later = told.saturating_sub(turn.own);
+        let retry_after = turn.retry_after(line.units, wait);
+        let later = retry_after.saturating_sub(turn.own);
         if later > MAX_EXTRA_DELAY {
             let part = Duration::try_from_secs_f64(later.as_secs_f64() * random).unwrap_or(later);
             return turn.own.saturating_add(part);
         }
-        line.add(turn.amount, now + told);
-        told
+        line.add(turn.amount, now + retry_after);
+        retry_after
     }
 }
 

@@ -141,9 +141,9 @@ fn extend(
     let Some((entry, spec)) = way.last().and_then(|last| Some((*last, specs.get(*last)?))) else {
         return Ok(());
     };
-    for (fallback, told) in spec.fallback.iter().enumerate() {
+    for (fallback, spec) in spec.fallback.iter().enumerate() {
         let fault = |kind| ChainFault { entry, fallback, kind };
-        let target = patterns.iter().position(|pattern| pattern.matches(&told.model));
+        let target = patterns.iter().position(|pattern| pattern.matches(&spec.model));
         chain.push(StepPlace { entry, fallback, depth: way.len(), target });
         if chain.len() > LONGEST_CHAIN {
             return Err(fault(ChainFaultKind::TooLong));

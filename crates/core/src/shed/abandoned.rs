@@ -158,11 +158,11 @@ impl Gate {
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
         worker.known.room = None;
         let Some(running) = report.running else { return };
-        if let Some(told) = sums::base(&worker.member, &self.settings) {
+        if let Some(size) = sums::base(&worker.member, &self.settings) {
             // Load that other gateways may have sent is their share.
             let gateways = self.settings.gateways.max(1);
-            let beyond = worker.known.others(running).saturating_sub(told - told / gateways);
-            worker.known.room = (beyond > 0).then(|| told.saturating_sub(beyond) / gateways);
+            let beyond = worker.known.others(running).saturating_sub(size - size / gateways);
+            worker.known.room = (beyond > 0).then(|| size.saturating_sub(beyond) / gateways);
         }
         worker.known.until = now + report.valid_for;
         if worker.known.room.is_some() {

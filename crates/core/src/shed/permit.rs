@@ -36,7 +36,7 @@ struct PermitInner {
     yields: bool,
     sequences: u32,
     waited: Duration,
-    told: Mutex<PermitState>,
+    state: Mutex<PermitState>,
     seen: AtomicU64,
     /// Prompt tokens that the worker counted; 0 until it tells.
     prompt: AtomicU64,
@@ -57,7 +57,7 @@ impl Permit {
             yields: grant.yields,
             sequences: grant.sequences,
             waited: grant.waited,
-            told: Mutex::new(PermitState { worker: grant.worker, ending: Ending::ClientGone, begun: false }),
+            state: Mutex::new(PermitState { worker: grant.worker, ending: Ending::ClientGone, begun: false }),
             seen: AtomicU64::new(0),
             prompt: AtomicU64::new(0),
             report_at: AtomicU64::new(0),
@@ -67,7 +67,7 @@ impl Permit {
     /// Returns the id of the current worker.
     #[must_use]
     pub fn worker(&self) -> Arc<str> {
-        Arc::clone(&self.0.told.lock().worker)
+        Arc::clone(&self.0.state.lock().worker)
     }
 
     /// Returns how long the request waited for its permit.
@@ -130,7 +130,7 @@ impl Permit {
 
     /// Records how the request ended. The last drop frees the place.
     pub fn end(&self, ending: Ending) {
-        self.0.told.lock().ending = ending;
+        self.0.state.lock().ending = ending;
     }
 
     /// Records that the worker failed the request; the permit stays until it is moved or dropped.
@@ -163,7 +163,7 @@ impl Permit {
     /// just revoked; then see [`Permit::waiter`].
     #[must_use]
     pub fn make_irrevocable(&self) -> bool {
-        self.0.told.lock().begun = true;
+        self.0.state.lock().begun = true;
         !self.0.yields || self.0.gate.with(|state, _| state.gate.keep(self.0.permit()))
     }
 
@@ -217,7 +217,7 @@ impl Permit {
         let permit = other.0.permit.swap(NO_SEAT, Ordering::Relaxed);
         self.0.permit.store(permit, Ordering::Relaxed);
         let worker = other.worker();
-        self.0.told.lock().worker = worker;
+        self.0.state.lock().worker = worker;
     }
 
     /// Moves the permit to another worker that has not had the request and has room now. Returns
@@ -225,7 +225,7 @@ impl Permit {
     #[must_use]
     pub fn reassign(&self) -> Option<Arc<str>> {
         let worker = self.0.gate.with(|state, now| state.gate.reassign(self.0.permit(), now))?;
-        self.0.told.lock().worker = Arc::clone(&worker);
+        self.0.state.lock().worker = Arc::clone(&worker);
         Some(worker)
     }
 }
@@ -239,7 +239,7 @@ impl PermitInner {
 impl Drop for PermitInner {
     fn drop(&mut self) {
         let permit = self.permit();
-        let PermitState { ending, begun, .. } = *self.told.get_mut();
+        let PermitState { ending, begun, .. } = *self.state.get_mut();
         let (seen, prompt) = (*self.seen.get_mut(), *self.prompt.get_mut());
         let displaced = self.gate.with(|state, now| {
             state.gate.prompt_counted(permit, prompt);

@@ -102,12 +102,12 @@ impl<E: AnswerEngine> RunContext<'_, E> {
             }
         };
         // If this fails, the entry is claimed later and its job is found to have ended.
-        let told = match verdict {
+        let ended = match verdict {
             EntryVerdict::End(dead) => retry(self.patience, || self.consumer.end(entry, dead.as_ref())).await,
             EntryVerdict::HandBack => self.consumer.hand_back(entry).await,
             EntryVerdict::Leave => Ok(()),
         };
-        if let Err(error) = told {
+        if let Err(error) = ended {
             tracing::debug!(%error, job = entry.job, "could not end the stream entry; it will be claimed");
         }
     }

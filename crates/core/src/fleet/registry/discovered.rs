@@ -178,8 +178,8 @@ impl DiscoveredWorkers {
     ) -> Option<WorkerSpec> {
         let headers = headers(settings, seen.address);
         let settings = &target.settings;
-        let told = seen.model.as_ref().or(settings.model.as_ref());
-        let model = told.or_else(|| self.names.get(&seen.id)?.first())?;
+        let reported = seen.model.as_ref().or(settings.model.as_ref());
+        let model = reported.or_else(|| self.names.get(&seen.id)?.first())?;
         Some(WorkerSpec {
             id: Arc::clone(&seen.id),
             url: seen.url.clone(),
@@ -298,17 +298,17 @@ impl WorkerRegistry {
     /// and for which the settings say so.
     #[must_use]
     pub fn workers_to_read(&self) -> Vec<WorkerSpec> {
-        let told = self.told_specs();
-        let discovered = self.discovered.used(&self.settings, &told).0;
+        let specs = self.configured_and_heard_specs();
+        let discovered = self.discovered.used(&self.settings, &specs).0;
         let discovered = discovered.into_iter().filter(|used| used.scrape).map(|used| used.spec);
-        let configured = told.iter().filter(|spec| self.settings.scraped.contains(&spec.id)).cloned();
+        let configured = specs.iter().filter(|spec| self.settings.scraped.contains(&spec.id)).cloned();
         configured.chain(discovered).filter(|spec| !self.known.contains_key(&spec.id)).collect()
     }
 
     /// Returns the discovered workers that are not used, with the reasons.
     #[must_use]
     pub fn discovery_refusals(&self) -> Vec<(Arc<str>, DiscoveryRefusal)> {
-        self.discovered.used(&self.settings, &self.told_specs()).1
+        self.discovered.used(&self.settings, &self.configured_and_heard_specs()).1
     }
 
     /// Returns the targets whose source has not answered since the start of this gateway.
@@ -356,7 +356,7 @@ impl WorkerRegistry {
         if self.discovered.targets.is_empty() {
             return Vec::new();
         }
-        let used = self.discovered.used(&self.settings, &self.told_specs()).0;
+        let used = self.discovered.used(&self.settings, &self.configured_and_heard_specs()).0;
         let held = used.into_iter().filter(|used| {
             used.seen.presence != Presence::Ready
                 || self.is_other_version(&used.spec, used.seen.version.as_ref())

@@ -269,7 +269,7 @@ impl WorkerRegistry {
     /// those that discovery sources report.
     #[must_use]
     pub fn specs(&self) -> Vec<WorkerSpec> {
-        let mut specs = self.told_specs();
+        let mut specs = self.configured_and_heard_specs();
         if !self.settings.queue {
             specs.extend(self.discovered_specs(&specs));
             for spec in &mut specs {
@@ -280,7 +280,7 @@ impl WorkerRegistry {
     }
 
     /// Returns the workers that are configured or send heartbeats.
-    fn told_specs(&self) -> Vec<WorkerSpec> {
+    fn configured_and_heard_specs(&self) -> Vec<WorkerSpec> {
         let fixed = self.configured.iter().map(|spec| {
             let said = self.known.get(&spec.id).map(|heard| &heard.beat);
             WorkerSpec {

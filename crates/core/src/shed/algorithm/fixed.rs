@@ -15,11 +15,11 @@ impl Fixed {
     /// Creates the limit of a worker with `slots`, divided among the gateways; at least 1.
     #[must_use]
     pub fn new(settings: &GateSettings, slots: Option<u32>) -> Self {
-        let told = match settings.limit {
+        let limit = match settings.limit {
             LimitSource::Fixed(limit) => limit,
             LimitSource::Slots | LimitSource::Adaptive => slots.unwrap_or(UNTOLD),
         };
-        Self((told / settings.gateways.max(1)).max(1))
+        Self((limit / settings.gateways.max(1)).max(1))
     }
 }
 
@@ -30,7 +30,7 @@ impl LimitAlgorithm for Fixed {
 
     fn observe(&mut self, _sample: WorkerSample, _now: Nanos) {}
 
-    fn reconfigure(&mut self, told: &WorkerHints) {
-        self.0 = told.slots.unwrap_or(self.0);
+    fn reconfigure(&mut self, hints: &WorkerHints) {
+        self.0 = hints.slots.unwrap_or(self.0);
     }
 }

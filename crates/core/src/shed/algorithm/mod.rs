@@ -129,15 +129,15 @@ pub trait LimitAlgorithm: fmt::Debug + Send {
     fn observe(&mut self, sample: WorkerSample, now: Nanos);
 
     /// Applies new properties of the worker; keeps what was learned.
-    fn reconfigure(&mut self, told: &WorkerHints);
+    fn reconfigure(&mut self, hints: &WorkerHints);
 }
 
 /// Returns the limit algorithm of `settings` for a worker with `slots`.
 pub(super) fn create(settings: &GateSettings, slots: Option<u32>) -> Box<dyn LimitAlgorithm> {
-    let told = WorkerHints::new(settings, slots);
+    let hints = WorkerHints::new(settings, slots);
     match (settings.limit, settings.law) {
         (LimitSource::Slots | LimitSource::Fixed(_), _) => Box::new(Fixed::new(settings, slots)),
-        (LimitSource::Adaptive, LimitAlgorithmKind::Stream) => Box::new(StreamLimit::new(&told)),
+        (LimitSource::Adaptive, LimitAlgorithmKind::Stream) => Box::new(StreamLimit::new(&hints)),
         (LimitSource::Adaptive, LimitAlgorithmKind::Aimd) => Box::new(Aimd::default()),
         (LimitSource::Adaptive, LimitAlgorithmKind::Gradient2) => Box::new(Gradient2::default()),
         (LimitSource::Adaptive, LimitAlgorithmKind::Vegas) => Box::new(Vegas::default()),

@@ -129,9 +129,9 @@ enum SearchPhase {
 }
 
 impl StreamLimit {
-    /// Creates the algorithm for a worker with the properties `told`.
+    /// Creates the algorithm for a worker with these `hints`.
     #[must_use]
-    pub fn new(told: &WorkerHints) -> Self {
+    pub fn new(hints: &WorkerHints) -> Self {
         let mut law = Self {
             floor: 1.0,
             ceiling: 1.0,
@@ -140,7 +140,7 @@ impl StreamLimit {
             late: LATE,
             shared: false,
             search: LimitSearch {
-                limit: f64::from(START / told.gateways.max(1)),
+                limit: f64::from(START / hints.gateways.max(1)),
                 phase: SearchPhase::SlowStart,
                 knee: None,
                 try_at: Nanos::ZERO,
@@ -158,7 +158,7 @@ impl StreamLimit {
             reference: SLACK,
             reference_share: SLACK,
         };
-        law.reconfigure(told);
+        law.reconfigure(hints);
         law
     }
 
@@ -365,14 +365,14 @@ impl LimitAlgorithm for StreamLimit {
         }
     }
 
-    fn reconfigure(&mut self, told: &WorkerHints) {
-        self.ceiling = told.slots.map_or(CEILING, f64::from);
+    fn reconfigure(&mut self, hints: &WorkerHints) {
+        self.ceiling = hints.slots.map_or(CEILING, f64::from);
         self.floor = f64::from(FLOOR).min(self.ceiling);
         // Other gateways may take what this one gives up, so a lack of improvement proves less.
-        self.shared = told.gateways > 1;
+        self.shared = hints.gateways > 1;
         (self.helps, self.late) =
             if self.shared { (0.5, LATE_BESIDE_OTHERS) } else { (MIN_IMPROVEMENT, LATE) };
-        self.itl_slo = told.itl_slo.as_secs_f64().max(1e-3);
+        self.itl_slo = hints.itl_slo.as_secs_f64().max(1e-3);
         self.search.limit = self.search.limit.clamp(self.floor, self.ceiling);
     }
 }

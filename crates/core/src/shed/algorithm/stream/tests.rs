@@ -4,7 +4,7 @@ use super::*;
 
 const SLO: Duration = Duration::from_secs(1);
 
-fn told(slots: Option<u32>) -> WorkerHints {
+fn hints(slots: Option<u32>) -> WorkerHints {
     WorkerHints { slots, gateways: 1, itl_slo: Duration::from_millis(100) }
 }
 
@@ -31,7 +31,7 @@ fn second(law: &mut StreamLimit, start: u64, count: u64, ttft: u64) {
 
 /// An algorithm past slow start, with this limit and a window that begins at 3 s.
 fn steady(slots: Option<u32>, limit: u32) -> StreamLimit {
-    let mut law = StreamLimit::new(&told(slots));
+    let mut law = StreamLimit::new(&hints(slots));
     law.search.phase = SearchPhase::Steady;
     (law.search.limit, law.search.knee) = (f64::from(limit), Some(f64::from(limit)));
     law.window.start = at(3000);
@@ -43,14 +43,14 @@ fn a_limit_starts_at_its_slots_or_at_32_and_is_shared_among_gateways() {
     for (slots, gateways, expected) in
         [(None, 1, 32), (Some(8), 1, 8), (Some(256), 1, 32), (Some(2), 1, 2), (None, 4, 8)]
     {
-        let law = StreamLimit::new(&WorkerHints { gateways, ..told(slots) });
+        let law = StreamLimit::new(&WorkerHints { gateways, ..hints(slots) });
         assert_eq!(law.limit(), expected, "{slots:?} slots, {gateways} gateways");
     }
 }
 
 #[test]
 fn before_the_first_cut_two_first_tokens_in_time_make_room_for_another() {
-    let mut law = StreamLimit::new(&told(Some(256)));
+    let mut law = StreamLimit::new(&hints(Some(256)));
     second(&mut law, 0, 100, 150);
     assert_eq!(law.limit(), 82);
     second(&mut law, 2000, 400, 150);
@@ -171,7 +171,7 @@ fn slow_tokens_cut_too() {
 
 #[test]
 fn an_overdue_first_token_shows_the_knee_at_once() {
-    let mut law = StreamLimit::new(&told(None));
+    let mut law = StreamLimit::new(&hints(None));
     law.observe(WorkerSample::Overdue { dispatched: at(0), flowing: 8 }, at(400));
     assert_eq!(law.limit(), 8);
     // Requests from before the cut and zero flowing sequences are ignored, and the floor holds.
@@ -185,7 +185,7 @@ fn an_overdue_first_token_shows_the_knee_at_once() {
 
 #[test]
 fn without_samples_nothing_changes() {
-    let mut law = StreamLimit::new(&told(None));
+    let mut law = StreamLimit::new(&hints(None));
     for i in 0..1000 {
         law.observe(WorkerSample::Dispatch { in_flight: 32 }, at(i * 100));
         law.observe(WorkerSample::End { elapsed: Duration::from_secs(9), in_flight: 32 }, at(i * 100));
