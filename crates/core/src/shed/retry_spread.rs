@@ -27,7 +27,7 @@ const RECENT: f64 = 2.0;
 /// Recent refusals, weighted less with age.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RetrySpread {
-    told: f64,
+    refused: f64,
     recent: f64,
     at: Nanos,
 }
@@ -37,16 +37,16 @@ impl RetrySpread {
     /// there is room for those told before, beside new requests.
     pub(super) fn record_refusal(&mut self, now: Nanos) -> u64 {
         let passed = now.since(self.at).as_secs_f64();
-        self.told = self.told * (-passed / MEMORY).exp() + 1.0;
+        self.refused = self.refused * (-passed / MEMORY).exp() + 1.0;
         self.recent = self.recent * (-passed / RECENT).exp() + 1.0;
         self.at = now;
-        ((self.told - 1.0) / FOR_RETURNS) as u64
+        ((self.refused - 1.0) / FOR_RETURNS) as u64
     }
 
     /// Maps `uniform`, an even draw from 0 to 1, to a position in the spread, 0 to 1.
     pub(super) fn position(&self, uniform: f64) -> f64 {
         // This is 1 at a steady pace, and a half at the start of a peak.
-        let grown = (self.told / MEMORY) / (self.recent / RECENT).max(f64::MIN_POSITIVE);
+        let grown = (self.refused / MEMORY) / (self.recent / RECENT).max(f64::MIN_POSITIVE);
         uniform.powf(grown.clamp(0.5, 1.0))
     }
 }

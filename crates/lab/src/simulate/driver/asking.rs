@@ -125,20 +125,20 @@ impl Simulation<'_> {
 
     fn refused(&mut self, place: usize, refusal: &Refusal) {
         self.end(place, CallFate::Refused(refusal.reason));
-        self.calls[place].told = refusal.retry_after;
+        self.calls[place].retry_after = refusal.retry_after;
         let call = &self.calls[place];
         if !call.wish.returns || call.before + 1 >= self.scenario.load.attempts {
             return;
         }
-        let told = refusal.retry_after.filter(|_| call.wish.patient);
+        let retry_after = refusal.retry_after.filter(|_| call.wish.patient);
         let patience = self.scenario.load.patience;
-        if told.zip(patience).is_some_and(|(told, patience)| told > patience.0) {
+        if retry_after.zip(patience).is_some_and(|(retry_after, patience)| retry_after > patience.0) {
             return;
         }
-        let wait = told.unwrap_or(self.scenario.load.impatience.0);
+        let wait = retry_after.unwrap_or(self.scenario.load.impatience.0);
         let again = Call {
             before: call.before + 1,
-            as_told: told.is_some(),
+            at_retry_after: retry_after.is_some(),
             extra: call.extra,
             ..Call::new(call.wish.clone(), self.now + wait)
         };

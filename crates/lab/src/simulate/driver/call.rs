@@ -38,9 +38,9 @@ pub(in crate::simulate) struct Call {
     /// Number of times its client had asked before.
     pub(in crate::simulate) before: u32,
     /// `true` if its client came back after the `Retry-After` time.
-    pub(in crate::simulate) as_told: bool,
+    pub(in crate::simulate) at_retry_after: bool,
     /// `Retry-After` time of its refusal.
-    pub(in crate::simulate) told: Option<Duration>,
+    pub(in crate::simulate) retry_after: Option<Duration>,
     pub(in crate::simulate) gateway: usize,
     pub(in crate::simulate) machine: usize,
     pub(in crate::simulate) stage: Stage,
@@ -73,8 +73,8 @@ impl Call {
             wish,
             extra: false,
             before: 0,
-            as_told: false,
-            told: None,
+            at_retry_after: false,
+            retry_after: None,
             gateway: 0,
             machine: 0,
             stage: Stage::New,

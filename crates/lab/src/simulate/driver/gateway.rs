@@ -151,11 +151,11 @@ fn gate(scenario: &Scenario, policy: Policy, seed: u64) -> Gate {
     };
     let members = scenario.worker_groups().enumerate().map(|(place, group)| {
         let group = &scenario.workers[group];
-        let told = group.told || policy == Policy::Slots;
+        let is_reported = group.told || policy == Policy::Slots;
         PoolMember {
             id: Scenario::worker_name(place).into(),
-            slots: told.then_some(group.slots),
-            kv_tokens: told.then_some(group.kv_tokens),
+            slots: is_reported.then_some(group.slots),
+            kv_tokens: is_reported.then_some(group.kv_tokens),
             eligible: true,
             external: None,
             canary: false,

@@ -67,7 +67,7 @@ struct RunTally<'a> {
     classes: [ClassCounts; 3],
     returns: CountedShare,
     /// Sum of `Retry-After` of refused requests, in seconds, and their number.
-    told: (f64, f64),
+    retry_waits: (f64, f64),
     extra: CountedShare,
     /// TTFTs of requests that begin a conversation.
     firsts: Vec<Duration>,
@@ -93,7 +93,7 @@ impl<'a> RunTally<'a> {
             portions: world.people.all.iter().map(|person| portion(person.weight)).collect(),
             classes: Default::default(),
             returns: CountedShare::default(),
-            told: (0.0, 0.0),
+            retry_waits: (0.0, 0.0),
             extra: CountedShare::default(),
             firsts: Vec::new(),
             cached: (0, 0),
@@ -151,10 +151,10 @@ impl<'a> RunTally<'a> {
             }
             _ => {}
         }
-        if let Some(told) = call.told {
-            self.told = (self.told.0 + told.as_secs_f64(), self.told.1 + 1.0);
+        if let Some(wait) = call.retry_after {
+            self.retry_waits = (self.retry_waits.0 + wait.as_secs_f64(), self.retry_waits.1 + 1.0);
         }
-        if call.as_told && self.phase_at(call.arrived).is_some_and(|phase| phase.times <= 1.0) {
+        if call.at_retry_after && self.phase_at(call.arrived).is_some_and(|phase| phase.times <= 1.0) {
             self.returns.add(call.granted.is_some());
         }
     }
@@ -196,7 +196,7 @@ impl<'a> RunTally<'a> {
             light_share: fair::light_share(&self.portions),
             preemptions: self.world.preempted(),
             retry_kept: self.returns.value(),
-            retry_wait: ratio(self.told.0, self.told.1),
+            retry_wait: ratio(self.retry_waits.0, self.retry_waits.1),
             recovery: self.recovery(),
             extra_good: self.extra.value(),
         }
