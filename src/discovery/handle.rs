@@ -48,8 +48,9 @@ impl TargetHandle {
         Self { id, context, failing: AtomicBool::new(false) }
     }
 
-    /// Reports the whole set of workers, also if it is empty or the same as before. `excluded`:
-    /// addresses that are used only if `workers.allow` lists them alone, such as the API server's.
+    /// Reports the whole set of workers, even if it is empty or the same as before. `excluded`:
+    /// addresses, such as the API server's, that are used only if `workers.allow` has an entry for them
+    /// alone.
     pub fn publish(&self, set: Vec<DiscoveredWorker>, excluded: &[IpAddr]) {
         self.worked();
         let context = &self.context;

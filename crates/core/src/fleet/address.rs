@@ -91,7 +91,8 @@ enum AddressHost {
     Name(String),
 }
 
-/// Returns `true` if one of `allowed` covers the host of `url`, and workers can live there at all.
+/// Returns `true` if one of `allowed` covers the host of `url`, and it is not an address that no list
+/// can allow.
 #[must_use]
 pub fn permits(allowed: &[AllowedHosts], url: &Uri) -> bool {
     let Some(host) = url.host().and_then(host) else { return false };
@@ -103,9 +104,9 @@ pub fn permits(allowed: &[AllowedHosts], url: &Uri) -> bool {
     allowed.iter().any(|allowed| allowed.covers(&host))
 }
 
-/// Returns `true` if a discovery source may name `address`: a network of `allowed` covers it, and
-/// workers can live there at all. A loopback address needs a network of loopback addresses, and one
-/// of `excluded` an entry for that address alone.
+/// Returns `true` if a discovery source may name `address`: a network of `allowed` covers it, and it is
+/// not an address that no list can allow. A loopback address needs a network of loopback addresses,
+/// and one of `excluded` an entry for that address alone.
 #[must_use]
 pub fn permits_address(allowed: &[AllowedHosts], excluded: &[IpAddr], address: IpAddr) -> bool {
     let address = address.to_canonical();

@@ -105,7 +105,10 @@ pub struct DiscoveredWorker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum DiscoveryRefusal {
     /// Its address is not among those allowed.
-    #[error("its address is not in `workers.allow`, or is a special one that must be listed itself")]
+    #[error(
+        "its address is not in `workers.allow`; a loopback address, or one such as the API server's, needs an entry of its \
+         own there, and a link-local one is never allowed"
+    )]
     NotAllowed,
     /// Its pool serves another model.
     #[error("its model differs from that of the pool's other workers")]

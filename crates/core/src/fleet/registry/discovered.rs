@@ -225,8 +225,8 @@ pub struct UnnamedWorker {
 }
 
 impl WorkerRegistry {
-    /// Takes the whole set of workers of `target`. `excluded`: addresses that must be listed in
-    /// `workers.allow` themselves, such as those of the API server. Ids that are too long are left out.
+    /// Takes the whole set of workers of `target`. `excluded`: addresses, such as the API server's, that
+    /// need an entry of their own in `workers.allow`. Workers with ids that are too long are left out.
     pub fn discover(
         &mut self,
         target: &TargetId,
