@@ -137,14 +137,14 @@ impl App {
     /// colour is active.
     fn beside(&self, wanted: ColourSwitch, canary: &CanaryRequest) -> Option<ColourSwitch> {
         let live = self.0.live.load();
-        let everywhere = live.settings.active_colour.clone();
+        let default_colour = live.settings.active_colour.clone();
         let switches = self.0.fleet_sync.switches.lock();
         let last = switches.last(&wanted.pool);
         // The settings overrule the choice of a gateway.
-        let last = last.filter(|last| everywhere.is_none() || !last.chosen);
+        let last = last.filter(|last| default_colour.is_none() || !last.chosen);
         let (colour, version, chosen) = match last {
             Some(last) => (Arc::clone(&last.colour), last.version.clone(), last.chosen),
-            None => (everywhere?, None, false),
+            None => (default_colour?, None, false),
         };
         (colour != wanted.colour).then(|| ColourSwitch {
             canary: Some(CanaryTrial {

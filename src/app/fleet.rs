@@ -160,8 +160,8 @@ fn registry(settings: &Settings, lag: &Lag) -> WorkerRegistry {
 
 /// Returns the colours that receive work; with a queue, the sides.
 fn colours(settings: &Settings, switches: &ColourSwitches) -> Colours {
-    let everywhere = settings.active_colour.clone();
-    if has_queue(settings) { switches.sides(everywhere) } else { switches.colours(everywhere) }
+    let default_colour = settings.active_colour.clone();
+    if has_queue(settings) { switches.sides(default_colour) } else { switches.colours(default_colour) }
 }
 
 /// Returns `true` if workers take their work from a queue.

@@ -69,7 +69,7 @@ impl Eligibility {
 }
 
 impl From<Option<Arc<str>>> for Eligibility {
-    fn from(everywhere: Option<Arc<str>>) -> Self {
-        Self { colours: Colours { default_colour: everywhere, ..Colours::default() }, ..Self::default() }
+    fn from(default_colour: Option<Arc<str>>) -> Self {
+        Self { colours: Colours { default_colour, ..Colours::default() }, ..Self::default() }
     }
 }
