@@ -238,7 +238,7 @@ impl Body for UpstreamBody {
                     let keep_alive = lane.take_keep_alive();
                     match done.map(|done| done.and_then(require_event_stream)) {
                         Poll::Pending if !this.for_gateway && cut_off.has_begun(cx) => {
-                            this.fail(closing::refusal())
+                            this.fail(closing::refusal());
                         }
                         Poll::Pending if keep_alive.is_none() => return Poll::Pending,
                         Poll::Pending => {}
