@@ -37,7 +37,11 @@ fn share(whole: &Rule, gateways: u32) -> Rule {
     let Quota { limit, period, .. } = whole.quota;
     // Lengthens the period instead of dividing the limit: a share of 1 per day would become 0.
     let (limit, period) = (limit.saturating_mul(SHARE_PERCENT), u128::from(saturating_nanos(period)));
-    let period = u64::try_from(period * 100 * u128::from(gateways)).unwrap_or(u64::MAX);
+    let period = period * 100 * u128::from(gateways);
+    // Long windows of many gateways are beyond what counters measure: both are scaled down then.
+    let scale = u64::try_from(period.div_ceil(u128::from(u64::MAX))).unwrap_or(u64::MAX).max(1);
+    let limit = (limit / scale).max(1);
+    let period = u64::try_from(period / u128::from(scale)).unwrap_or(u64::MAX);
     Rule {
         algorithm: Algorithm::TokenBucket,
         quota: Quota {
@@ -204,6 +208,38 @@ impl ActiveRule {
         match own {
             None => level.quota_status(&self.rule),
             Some(own) => level.quota_status(&self.rule.with_quota(own.quota)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::rule::{Match, OnLoss};
+
+    #[test]
+    fn the_shares_of_many_gateways_are_no_more_than_the_quota_whatever_the_window() {
+        const DAY: Duration = Duration::from_secs(86_400);
+        for (limit, days, gateways) in
+            [(1000, 1, 3), (1_000_000, 30, 100), (1_000_000, 366, 6), (100, 366, 600)]
+        {
+            let quota = Quota { limit, period: DAY * days, burst: limit };
+            let whole = Rule {
+                name: "r".into(),
+                algorithm: Algorithm::TokenBucket,
+                per: vec![Per::All],
+                unit: Unit::Requests,
+                quota,
+                mode: Mode::Enforce,
+                matches: Match::default(),
+                reserve_max: false,
+                on_loss: OnLoss::Share,
+                max_keys: 1,
+            };
+            let rate = |quota: &Quota| quota.limit as f64 / quota.period.as_secs_f64();
+            let shares = f64::from(gateways) * rate(&share(&whole, gateways).quota);
+            let part = shares / rate(&whole.quota);
+            assert!((0.8..=0.84).contains(&part), "{limit} in {days} days, {gateways} gateways: {part}");
         }
     }
 }
