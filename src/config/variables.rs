@@ -87,7 +87,7 @@ impl Substitution<'_> {
                 .left
                 .checked_sub(value.len())
                 .ok_or_else(|| format!("the variables add more than {ADDED} bytes"))?;
-            whole = before.is_empty() && tail.is_empty() && text.is_empty();
+            whole = rest.len() == scalar.written.len() && before.is_empty() && tail.is_empty();
             if whole && value.is_empty() {
                 return Err(format!("the variable `{name}` is empty"));
             }
@@ -164,7 +164,11 @@ mod tests {
         assert_eq!(value("${NESTED}").unwrap().text, "${PORT} # not a comment");
         assert_eq!(value("$${PORT} ${PORT}").unwrap().text, "${PORT} 8080");
         assert_eq!(value("a${EMPTY}b").unwrap().text, "ab");
-        assert_eq!(value("${PORT}${PORT}").unwrap().plain, Plain::Text);
+        for several in ["${PORT}${PORT}", "${EMPTY}${PORT}", "${PORT}${EMPTY}"] {
+            let several = value(several).unwrap();
+            assert_eq!((several.plain, several.from_variable), (Plain::Text, false), "{}", several.written);
+        }
+        assert_eq!(value("${EMPTY}${EMPTY}").unwrap().text, "");
     }
 
     #[test]
