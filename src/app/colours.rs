@@ -51,7 +51,7 @@ impl App {
             },
         };
         let Some(settings) = self.redis() else {
-            let epoch = self.0.fleet_sync.switches.lock().epoch(pool) + 1;
+            let epoch = self.0.fleet_sync.switches.lock().epoch(pool).saturating_add(1);
             let switch = ColourSwitch { epoch, ..wanted };
             self.begin_canary(&switch, request);
             let followed = self.follow(switch, deadline).await;
@@ -187,7 +187,7 @@ impl App {
                 sleep(LOOK).await;
                 continue;
             }
-            let switch = ColourSwitch { epoch: stored.max(followed) + 1, ..wanted.clone() };
+            let switch = ColourSwitch { epoch: stored.max(followed).saturating_add(1), ..wanted.clone() };
             if self.publish(control, &switch).await? {
                 return Ok(Some(switch));
             }

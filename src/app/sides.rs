@@ -162,7 +162,7 @@ impl App {
         let Some(side) = turnover.choose(pool, before.as_ref(), settings.version_wait, now) else { return };
         let Some(redis) = self.redis() else { return };
         // Exactly the next epoch: whoever has seen less than the others cannot overrule them.
-        let epoch = self.0.fleet_sync.switches.lock().epoch(pool) + 1;
+        let epoch = self.0.fleet_sync.switches.lock().epoch(pool).saturating_add(1);
         let switch = ColourSwitch {
             pool: Arc::clone(pool),
             colour: Arc::clone(&side),

@@ -80,6 +80,10 @@ impl CanaryTrial {
     }
 }
 
+/// Latest epoch that is followed. Redis compares epochs as floating-point numbers, which are exact up to
+/// here.
+const LATEST_EPOCH: u64 = (1 << 53) - 1;
+
 /// Largest share of a canary, in millionths: with more than half, the old side would be on trial.
 pub const MOST_SHARE: u32 = WHOLE / 2;
 
@@ -98,8 +102,8 @@ pub enum ColourSwitchError {
     Format(#[from] HeartbeatError),
     /// A field is missing or wrong.
     #[error(
-        "a colour switch needs `v` 1, a `pool`, a `colour`, an `epoch` of at least 1, and in a `canary` a `colour`, \
-         an `old_epoch` and `per_million` from 1 to {MOST_SHARE}"
+        "a colour switch needs `v` 1, a `pool`, a `colour`, an `epoch` from 1 to {LATEST_EPOCH}, and in a `canary` a \
+         `colour`, an `old_epoch` and `per_million` from 1 to {MOST_SHARE}"
     )]
     Fields,
     /// There are too many pools.
@@ -115,7 +119,8 @@ impl ColourSwitch {
         let value: Value =
             serde_json::from_slice(text).map_err(|fault| HeartbeatError::NotJson(fault.to_string()))?;
         let word = |field: &str| value.get(field).and_then(Value::as_str).and_then(name);
-        let epoch = value.get("epoch").and_then(Value::as_u64).filter(|epoch| *epoch > 0);
+        let epoch =
+            value.get("epoch").and_then(Value::as_u64).filter(|epoch| (1..=LATEST_EPOCH).contains(epoch));
         let version = word("version");
         let is_absent = |field: &str| value.get(field).is_none_or(Value::is_null);
         match (value.get("v").and_then(Value::as_u64), word("pool"), word("colour"), epoch) {
@@ -153,7 +158,7 @@ impl ColourSwitch {
             chosen,
             canary: None,
             // Not later than the next epoch: a switch that came in between has ended the canary already.
-            epoch: self.epoch + 1,
+            epoch: self.epoch.saturating_add(1),
         })
     }
 }
@@ -392,6 +397,8 @@ mod tests {
             r#"{"v":1,"pool":"a","colour":"","epoch":1}"#,
             r#"{"v":1,"pool":"a","colour":"b","epoch":0}"#,
             r#"{"v":1,"pool":"a","colour":"b","epoch":1.5}"#,
+            r#"{"v":1,"pool":"a","colour":"b","epoch":9007199254740992}"#,
+            r#"{"v":1,"pool":"a","colour":"b","epoch":18446744073709551615}"#,
             r#"{"v":1,"pool":"a","colour":"b","epoch":1,"version":"1 0"}"#,
             r#"{"v":1,"pool":"a","colour":"b","epoch":1,"version":2}"#,
             r#"{"v":1,"pool":"a","colour":"b","epoch":1,"canary":{"colour":"g","old_epoch":0,"per_million":0}}"#,
