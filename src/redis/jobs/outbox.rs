@@ -148,7 +148,7 @@ impl JobQueue {
     }
 
     async fn run_task(&self, task: JobTask) {
-        for _ in 0..TRIES {
+        for attempt in 1..=TRIES {
             let done = match &task {
                 JobTask::Cancel { job, side, entry, why, .. } => {
                     self.cancel(*job, side, entry.as_deref(), *why).await.map(drop)
@@ -163,9 +163,14 @@ impl JobQueue {
             };
             match done {
                 Ok(()) => return,
-                Err(loss) => tracing::debug!(%loss, task = task.as_str(), "a job task failed"),
+                Err(loss) if attempt == TRIES => {
+                    tracing::debug!(%loss, task = task.as_str(), "a job task failed for the last time");
+                }
+                Err(loss) => {
+                    tracing::debug!(%loss, task = task.as_str(), "a job task failed");
+                    sleep(PAUSE).await;
+                }
             }
-            sleep(PAUSE).await;
         }
     }
 
