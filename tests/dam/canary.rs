@@ -199,7 +199,7 @@ async fn gateways_share_a_canary_and_any_of_them_ends_it() {
     assert_eq!(put(&one, "active", LONG).await.status, 202);
     assert_eq!(put(&other, "active", r#"{"colour":"blue","force":true}"#).await.status, 200);
     eventually("the end", async || {
-        canary(&one).await["why"].as_str().is_some_and(|why| why.contains("another switch"))
+        canary(&one).await["why"].as_str().is_some_and(|why| why.contains("at another gateway"))
     })
     .await;
     assert_eq!(load.failed(), 0);
