@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use traffic_dam::server::{Drain, DrainPhase, ListenerBounds, Peer, TlsHandle, serve};
 
 /// Far longer than anything here takes: a wait this long has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(90);
 const SHORT: Duration = Duration::from_millis(300);
 
 async fn soon<F: Future>(what: &str, event: F) -> F::Output {

@@ -17,7 +17,7 @@ use traffic_dam::net::bind;
 use traffic_dam::sim::worker::{WorkerOptions, serve};
 
 /// Longer than anything here takes; whatever exceeds it hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 struct Worker {
     address: SocketAddr,

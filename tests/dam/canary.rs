@@ -279,8 +279,14 @@ async fn the_exit_code_of_the_command_says_how_it_ended() {
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("back to blue: "), "{text}");
     green.fault("status:500", 0).await;
-    let (code, text) = ended(command(&dam, &canary)).await;
-    assert_eq!(code, Some(0), "{text}");
+    // On a busy machine a sound side can be the slower one; then it goes back, as it should.
+    let mut text = String::new();
+    eventually("a promotion", async || {
+        let (code, said) = ended(command(&dam, &canary)).await;
+        text = said;
+        code == Some(0)
+    })
+    .await;
     assert!(text.contains("green is active in default"), "{text}");
     drop(load);
 

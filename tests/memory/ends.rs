@@ -8,7 +8,7 @@ use std::time::Duration;
 use memchr::memmem::find;
 
 /// Far longer than anything here takes: a wait this long has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Bytes of the longest message that is read.
 const LONGEST: usize = 4096;
 /// Content of the answers.

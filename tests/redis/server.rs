@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 /// Far longer than anything here takes: a wait this long has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A running server, or one that was stopped.
 #[derive(Debug)]
