@@ -64,11 +64,13 @@ const STRAY: [&str; 5] = ["tokio", "hyper", "hyper_util", "tower", "redis"];
 
 /// Crates that only one module uses, so that what they say is translated in one place. The crate of
 /// workers is about Redis as a whole.
-const OWNED: [(&str, &str); 4] = [
+const OWNED: [(&str, &str); 6] = [
     ("redis", "redis"),
     ("prometheus", "metrics"),
     ("traffic_dam_worker", "redis"),
     ("hickory_resolver", "discovery"),
+    ("kube", "discovery"),
+    ("k8s_openapi", "discovery"),
 ];
 
 #[test]

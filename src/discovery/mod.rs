@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `handle` | through which a source hands its sets to the worker registry |
 //! | `dns` | names: every address is a worker |
+//! | `kubernetes` | the endpoints of a service in a cluster, or its pods |
 //! | `models` | asks workers which models they serve |
 //! | `reading` | reads the health and metrics of workers |
 //!
@@ -13,11 +14,13 @@
 
 mod dns;
 mod handle;
+mod kubernetes;
 mod models;
 mod reading;
 
 pub use dns::{AddressFamily, DnsTarget};
 pub use handle::{DiscoveryContext, TargetHandle, TlsSource};
+pub use kubernetes::{KubernetesEndpoints, KubernetesPort, KubernetesTarget, LabelChoices};
 pub use models::ask_models;
 pub use reading::{ScrapeSettings, read_workers};
 
@@ -28,6 +31,8 @@ use crate::fleet::discovery::TargetSettings;
 pub enum SourceTarget {
     /// Addresses of a name.
     Dns(DnsTarget),
+    /// Endpoints in a Kubernetes cluster.
+    Kubernetes(KubernetesTarget),
 }
 
 impl SourceTarget {
@@ -36,6 +41,7 @@ impl SourceTarget {
     pub const fn settings(&self) -> &TargetSettings {
         match self {
             Self::Dns(target) => &target.settings,
+            Self::Kubernetes(target) => &target.settings,
         }
     }
 
@@ -44,6 +50,7 @@ impl SourceTarget {
     pub const fn is_https(&self) -> bool {
         match self {
             Self::Dns(target) => target.https,
+            Self::Kubernetes(target) => target.https,
         }
     }
 
@@ -52,6 +59,7 @@ impl SourceTarget {
         let handle = TargetHandle::new(self.settings().id.clone(), context);
         match self {
             Self::Dns(target) => dns::follow(target, handle).await,
+            Self::Kubernetes(target) => kubernetes::follow(target, handle).await,
         }
     }
 }

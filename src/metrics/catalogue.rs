@@ -22,7 +22,7 @@ pub fn label_values(label: &str) -> Option<Vec<&'static str>> {
         "moved" => super::redis::MOVED.to_vec(),
         // Of a prefix cache's hits, and of the fleet.
         "source" => {
-            let fleet = [DiscoverySource::Redis, DiscoverySource::Dns].map(DiscoverySource::as_str);
+            let fleet = DiscoverySource::ALL.map(DiscoverySource::as_str);
             super::reading::HIT_SOURCES.into_iter().chain(fleet).collect()
         }
         _ => return None,

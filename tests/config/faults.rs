@@ -276,6 +276,60 @@ fn names_that_are_workers() {
 }
 
 #[test]
+fn endpoints_that_are_workers() {
+    let with = |more: &str| format!("workers: {{ allow: [10.0.0.0/8], {more} }}\n");
+    let found = |entries: &str| with(&format!("discovery: kubernetes, kubernetes: [ {entries} ]"));
+    for (text, field, words) in [
+        (with("discovery: kubernetes"), "workers.kubernetes", "needs at least one entry"),
+        (with("static: [], kubernetes: [ { service: a } ]"), "workers.kubernetes", "`discovery: kubernetes`"),
+        (found("{ namespace: llm }"), "workers.kubernetes[0]", "exactly one of `service`, `selector`"),
+        (found("{ service: a, inference_pool: b }"), "workers.kubernetes[0]", "exactly one of"),
+        (found("{ service: A }"), "workers.kubernetes[0].service", "lower-case letters"),
+        (found("{ service: a, namespace: a_b }"), "workers.kubernetes[0].namespace", "lower-case letters"),
+        (found("{ service: a, port: 0 }"), "workers.kubernetes[0].port", "from 1 to 65535"),
+        (found("{ service: a, port: \"a b\" }"), "workers.kubernetes[0].port", "or the name of a port"),
+        (found("{ selector: \"app=a\" }"), "workers.kubernetes[0].port", "is missing; give the number"),
+        (found("{ selector: \"app=a\", port: http }"), "workers.kubernetes[0].port", "must be a number"),
+        (
+            found("{ selector: \"app in (a\", port: 1 }"),
+            "workers.kubernetes[0].selector",
+            "such as `app=vllm`",
+        ),
+        (found("{ inference_pool: a, port: http }"), "workers.kubernetes[0].port", "must be a number"),
+        (found("{ inference_pool: a, any_target: true }"), "workers.kubernetes[0].any_target", "only with"),
+        (found("{ service: a, pool: [a, b] }"), "workers.kubernetes[0].pool", "only with `labels: true`"),
+        (
+            found("{ service: a, colour: [a, a], labels: true }"),
+            "workers.kubernetes[0].colour[1]",
+            "must differ",
+        ),
+        (found("{ service: a }, { service: a }"), "workers.kubernetes[1].service", "must differ from"),
+        (
+            found("{ service: a, model: x }, { service: b, model: y }"),
+            "workers.kubernetes[1].model",
+            "be `x`",
+        ),
+    ] {
+        let faults = faults(&text);
+        let [fault] = faults.list.as_slice() else { panic!("{text}{faults}") };
+        assert_eq!(fault.field, field, "{faults}");
+        assert!(faults.to_string().contains(words), "{text}{faults}");
+    }
+    let service =
+        "{ namespace: llm, service: a, port: http, labels: true, pool: [p, q], model: [x, \"y*\"] }";
+    let more =
+        "{ service: a, port: 1 }, { service: a, port: 2 }, { selector: \"app=a,b in (c, d)\", port: 1 }";
+    let settings = super::settings(&found(&format!("{service}, {more}, {{ inference_pool: a }}")));
+    let targets = &settings.registry.targets;
+    let names: Vec<_> = targets.iter().map(|target| &*target.id.name).collect();
+    assert_eq!(names, ["llm/a", "a:1", "a:2", "pods/app=a,b in (c, d)", "inferencepools/a"]);
+    assert_eq!((&*targets[0].pool, targets[0].model.as_deref()), ("p", Some("x")));
+    assert!(settings.workers_may_join() && settings.discovery.is_none());
+    let both = with("discovery: [dns, kubernetes], dns: [ { name: a } ], kubernetes: [ { service: a } ]");
+    assert_eq!(super::settings(&both).registry.targets.len(), 2);
+}
+
+#[test]
 fn types_and_words() {
     only("gateways: none", 1, 11, "gateways", "must be a whole number from 1 to 1000; found \"none\"");
     only("gateways: 0", 1, 11, "gateways", "from 1 to 1000; found 0");

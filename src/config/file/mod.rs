@@ -22,7 +22,7 @@ pub use callers::{
     JwtAlgorithm, KeyLimit, SourceSection,
 };
 pub use concurrency::{Concurrency, ConcurrencyLimit, LimitFinder, Overflow, Queue, Reserve};
-pub use discovery::{DiscoveryName, DnsSection, ScrapeSection};
+pub use discovery::{DiscoveryName, DnsSection, KubernetesSection, PortSection, ScrapeSection};
 pub use jobs::{JobsSection, NotBefore};
 pub use limits::{Matching, Reservation, RuleSection};
 pub use models::{FallbackSection, ModelSection, ServeSection, ShareSection};

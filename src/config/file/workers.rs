@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use super::OneOrMany;
-use super::discovery::{DiscoveryName, DnsSection, ScrapeSection, blue, default_pool};
+use super::discovery::{DiscoveryName, DnsSection, KubernetesSection, ScrapeSection, blue, default_pool};
 use crate::config::syntax::{AllowedHost, Field, FilePath, Glob, Id, Rate, Secret, Text, WorkerUrl};
 use crate::fleet::spec::Http2Mode;
 use crate::openai::body::Pointer;
@@ -34,15 +34,20 @@ pub struct Workers {
     /// DNS servers that are asked for these names.
     #[schemars(length(max = 8), extend("x-default" = "those of the system, such as in `/etc/resolv.conf`"))]
     pub dns_servers: Vec<Text<SocketAddr>>,
+    /// Endpoints in a Kubernetes cluster that are workers. Used with `discovery: kubernetes`. The API
+    /// server is that of the cluster that the gateway runs in, or the one that `KUBECONFIG` names.
+    #[schemars(length(max = 64))]
+    pub kubernetes: Vec<KubernetesSection>,
     /// Time for which a source must answer that there are no workers until the last ones are removed.
     pub empty_grace: Text<Duration>,
-    /// How the gateway reads health and metrics of workers: of those that a name of `dns` has, and of
-    /// those in `static` with `scrape: true`.
+    /// How the gateway reads health and metrics of workers: of those that `dns` and `kubernetes` find,
+    /// and of those in `static` with `scrape: true`.
     pub scrape: ScrapeSection,
     /// Hosts that a heartbeat may name, and addresses that other sources may: networks, IP
     /// addresses, and (only for heartbeats) host names, in which `*` matches any characters. Required
     /// with `discovery`. Link-local addresses are never allowed. A source other than heartbeats may
-    /// name a loopback address only if a network of loopback addresses is listed.
+    /// name a loopback address only if a network of loopback addresses is listed, and an address of
+    /// the Kubernetes API server only if that address itself is.
     #[schemars(length(max = 256))]
     pub allow: Vec<AllowSection>,
     /// Colour of the workers that receive requests.
@@ -71,6 +76,7 @@ impl Default for Workers {
             discovery: OneOrMany::One(DiscoveryName::None),
             dns: Vec::new(),
             dns_servers: Vec::new(),
+            kubernetes: Vec::new(),
             empty_grace: Text(Duration::from_secs(30)),
             scrape: ScrapeSection::default(),
             allow: Vec::new(),

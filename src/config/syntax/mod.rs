@@ -5,6 +5,7 @@
 //! reading.
 
 mod amounts;
+mod kubernetes;
 mod meant;
 mod names;
 mod net;
@@ -12,6 +13,7 @@ mod secret;
 
 pub(crate) use amounts::quarter;
 pub use amounts::{Rate, Size};
+pub use kubernetes::{LabelSelector, ObjectName, PortName};
 pub use names::{Field, FilePath, Glob, Id, PathGlob, RuleName, UrlPath, Word};
 pub use net::{AllowedHost, Host, Jwks, Network, Origin, RedisUrl, WorkerUrl, redacted_url};
 pub use secret::{Digest, REDACTED, Secret};
@@ -139,7 +141,7 @@ const SCENARIO_CHECKS: [SyntaxName; 3] = [
     },
 ];
 
-const CHECKS: [SyntaxName; 23] = [
+const CHECKS: [SyntaxName; 26] = [
     SyntaxName::of::<AllowedHost>(),
     SyntaxName::of::<Digest>(),
     SyntaxName::of::<Field>(),
@@ -150,10 +152,13 @@ const CHECKS: [SyntaxName; 23] = [
     SyntaxName::of::<Id>(),
     SyntaxName::of::<Jwks>(),
     SyntaxName::of::<Duration>(),
+    SyntaxName::of::<LabelSelector>(),
     SyntaxName::of::<Network>(),
+    SyntaxName::of::<ObjectName>(),
     SyntaxName::of::<Origin>(),
     SyntaxName::of::<PathGlob>(),
     SyntaxName::of::<Pointer>(),
+    SyntaxName::of::<PortName>(),
     SyntaxName::of::<Rate>(),
     SyntaxName::of::<RedisUrl>(),
     SyntaxName::of::<RuleName>(),

@@ -10,7 +10,7 @@ use crate::openai::body::Pointer;
 /// Maximum length of a pattern or pointer, in bytes; matching takes time in proportion to it.
 const LONGEST: usize = 256;
 
-fn plain(text: &str) -> bool {
+pub(super) fn plain(text: &str) -> bool {
     !text.is_empty() && text.len() <= LONGEST && !text.chars().any(char::is_control)
 }
 
@@ -38,7 +38,9 @@ macro_rules! checked {
     };
 }
 
-fn made_of(text: &str, also: &[u8]) -> bool {
+pub(super) use checked;
+
+pub(super) fn made_of(text: &str, also: &[u8]) -> bool {
     (1..=64).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || also.contains(&byte))
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Distinct, workers};
-use crate::config::file::{AllowSection, ConfigFile, DiscoveryName, DnsSection, WorkerMode};
+use super::{Distinct, kubernetes, workers};
+use crate::config::file::{AllowSection, ConfigFile, DiscoveryName, DnsSection, OneOrMany, WorkerMode};
 use crate::config::settings::DiscoverySettings;
 use crate::config::source::{ErrorCollector, SettingPath};
 use crate::discovery::{DnsTarget, ScrapeSettings, SourceTarget};
@@ -30,7 +30,10 @@ pub(super) fn validate(
         report.fault(&at.key("discovery"), "must not name `none` together with a source");
     }
     let queue = file.workers.mode == WorkerMode::Queue;
-    let sources = [(DiscoveryName::Dns, "dns", file.workers.dns.is_empty())];
+    let sources = [
+        (DiscoveryName::Dns, "dns", file.workers.dns.is_empty()),
+        (DiscoveryName::Kubernetes, "kubernetes", file.workers.kubernetes.is_empty()),
+    ];
     for (source, key, empty) in sources {
         let used = file.workers.discovers_by(source);
         if used && queue {
@@ -46,9 +49,11 @@ pub(super) fn validate(
         let problem = "is missing; list the networks and hosts where workers may be, such as `[10.0.0.0/8]`";
         report.fault(&at.key("allow"), problem);
     }
-    let targets = dns(file, &at.key("dns"), report).into_iter().map(SourceTarget::Dns).collect();
+    let names = dns(file, &at.key("dns"), report).into_iter().map(SourceTarget::Dns);
+    let endpoints = kubernetes::targets(&file.workers.kubernetes, &at.key("kubernetes"), report);
+    let endpoints = endpoints.into_iter().map(SourceTarget::Kubernetes);
     pools(file, &at, report);
-    DiscoverySettings { targets }
+    DiscoverySettings { targets: names.chain(endpoints).collect() }
 }
 
 fn dns(file: &ConfigFile, at: &SettingPath<'_>, report: &mut ErrorCollector) -> Vec<DnsTarget> {
@@ -93,9 +98,17 @@ fn pools(file: &ConfigFile, at: &SettingPath<'_>, report: &mut ErrorCollector) {
         fixed.map(|(index, worker)| (&worker.pool, Some(&worker.model), at.key("static").index(index)));
     let dns = file.workers.dns.iter().enumerate();
     let dns = dns.map(|(index, entry)| (&entry.pool, entry.model.as_ref(), at.key("dns").index(index)));
+    // Where pods choose, the registry compares what they chose.
+    let sole = file.workers.kubernetes.iter().enumerate().filter_map(|(index, entry)| {
+        let ([pool], Some([model])) = (entry.pool.as_slice(), entry.model.as_ref().map(OneOrMany::as_slice))
+        else {
+            return None;
+        };
+        Some((pool, Some(model), at.key("kubernetes").index(index)))
+    });
     // Those in `static` are compared with each other elsewhere.
     let among_static = file.workers.fixed.as_ref().map_or(0, Vec::len);
-    for (place, (pool, model, at)) in fixed.chain(dns).enumerate() {
+    for (place, (pool, model, at)) in fixed.chain(dns).chain(sole).enumerate() {
         let Some(model) = model.map(|model| &*model.0.0) else { continue };
         let (first, field) = models.entry(&pool.0.0).or_insert_with(|| (model, at.field().to_owned()));
         if *first != model && place >= among_static {

@@ -7,6 +7,7 @@ mod callers;
 mod discovery;
 mod external;
 mod jobs;
+mod kubernetes;
 mod limits;
 mod models;
 mod process;

@@ -28,6 +28,9 @@ pub enum DiscoverySource {
 }
 
 impl DiscoverySource {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Redis, Self::Dns, Self::Kubernetes];
+
     /// Returns its name in settings and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
