@@ -106,13 +106,14 @@ VALUES = closed(
     podDisruptionBudget=closed(
         enabled=FLAG, maxUnavailable={"type": ["integer", "string"], "pattern": "^[0-9]+%$", "minimum": 0}
     ),
-    networkPolicy=closed(enabled=FLAG, users=many(), admin=many(), egress=many()),
+    networkPolicy=closed(enabled=FLAG, users=many(), admin=many(), egress=many(), apiServer=many()),
     monitoring=closed(
         podMonitor=closed(enabled=FLAG, interval=text("^[0-9]+(ms|s|m)$"), labels=TEXTS),
         rules=closed(enabled=FLAG, labels=TEXTS, runbooks=text()),
         dashboard=closed(enabled=FLAG, labels=TEXTS, annotations=TEXTS),
     ),
     serviceAccount=closed(create=FLAG, name=NAMED, annotations=TEXTS),
+    rbac=closed(create=FLAG),
     resources=FREE,
     podAnnotations=TEXTS,
     podLabels=TEXTS,

@@ -63,6 +63,21 @@
 {{- $faults = append $faults "serviceAccount.annotations: no account is made to carry them; set serviceAccount.create" -}}
 {{- end -}}
 
+{{- $sources := include "traffic-dam.sources" . | fromJsonArray -}}
+{{- $cluster := include "traffic-dam.cluster" . | fromJson -}}
+{{- if and (has "kubernetes" $sources) (not $workers.kubernetes) -}}
+{{- $faults = append $faults "config.workers.kubernetes: config.workers.discovery names kubernetes; name a service, a selector or an inference_pool" -}}
+{{- end -}}
+{{- if and $workers.kubernetes (not (has "kubernetes" $sources)) -}}
+{{- $faults = append $faults "config.workers.kubernetes: nothing reads it; set config.workers.discovery to kubernetes" -}}
+{{- end -}}
+{{- if and $cluster (not $v.serviceAccount.create) (not $v.serviceAccount.name) -}}
+{{- $faults = append $faults "serviceAccount.name: workers are found in the cluster, and each Pod of this namespace has the account `default`; set serviceAccount.create, or name an account" -}}
+{{- end -}}
+{{- if and $v.networkPolicy.apiServer (not (and $cluster $v.networkPolicy.egress)) -}}
+{{- $faults = append $faults "networkPolicy.apiServer: used only with config.workers.discovery: kubernetes and networkPolicy.egress" -}}
+{{- end -}}
+
 {{- /* Workers. */ -}}
 {{- if not (or $pools $workers.static $workers.discovery $workers.mode) -}}
 {{- $faults = append $faults "pools: there is no worker; add a pool, or config.workers.static with workers that run elsewhere" -}}
@@ -112,6 +127,9 @@
 {{- end -}}
 {{- if and (has "http" $modes) (eq (toString $workers.mode) "queue") -}}
 {{- $faults = append $faults "config.workers.mode: it is queue, and pools have a discovery other than queue" -}}
+{{- end -}}
+{{- if and (has "queue" $modes) $cluster -}}
+{{- $faults = append $faults "config.workers.discovery: workers of a queue are known by their heartbeats; take kubernetes out, or set the pools' discovery to another" -}}
 {{- end -}}
 {{- if and (has "queue" $modes) $workers.static -}}
 {{- $faults = append $faults "config.workers.static: workers of a queue have no address; take it out, or set the pools' discovery to another" -}}

@@ -36,6 +36,7 @@
 
 {{- $workers := $config.workers | default dict -}}
 {{- $static := $workers.static | default list -}}
+{{- $sources := include "traffic-dam.sources" . | fromJsonArray -}}
 {{- range $pool, $spec := $pools -}}
 {{- range $colour, $side := $spec.colours -}}
 {{- if eq $spec.discovery "addresses" -}}
@@ -50,12 +51,18 @@
 {{- else if eq $spec.discovery "queue" -}}
 {{- $_ := set $workers "mode" "queue" -}}
 {{- else -}}
-{{- $_ := set $workers "discovery" "redis" -}}
+{{- $sources = append $sources "redis" | uniq -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if $static -}}{{- $_ := set $workers "static" $static -}}{{- end -}}
-{{- if and (eq (toString $workers.discovery) "redis") (not $workers.allow) -}}
+{{- if eq (len $sources) 1 -}}
+{{- $_ := set $workers "discovery" (first $sources) -}}
+{{- else if $sources -}}
+{{- $_ := set $workers "discovery" $sources -}}
+{{- end -}}
+{{- /* The names that `dns` may lead to are known to whoever wrote it. */ -}}
+{{- if and (or (has "redis" $sources) (has "kubernetes" $sources)) (not $workers.allow) -}}
 {{- $_ := set $workers "allow" .Values.podNetworks -}}
 {{- end -}}
 {{- if .Values.activeColour -}}{{- $_ := set $workers "active_colour" .Values.activeColour -}}{{- end -}}

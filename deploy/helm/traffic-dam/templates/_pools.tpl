@@ -25,11 +25,34 @@
 {{- end -}}
 {{- end }}
 
+{{- /* The sources of `config.workers.discovery`, as a JSON array; without `none`. */ -}}
+{{- define "traffic-dam.sources" -}}
+{{- $discovery := (.Values.config.workers | default dict).discovery | default list -}}
+{{- $all := ternary $discovery (list $discovery) (kindIs "slice" $discovery) -}}
+{{ without $all "none" | toJson }}
+{{- end }}
+
+{{- /* What the gateways may read in which namespace, as a JSON object; empty without `discovery: kubernetes`. */ -}}
+{{- define "traffic-dam.cluster" -}}
+{{- $places := dict -}}
+{{- if has "kubernetes" (include "traffic-dam.sources" . | fromJsonArray) -}}
+{{- range (.Values.config.workers).kubernetes -}}
+{{- $namespace := .namespace | default $.Release.Namespace -}}
+{{- $place := get $places $namespace | default (dict "slices" false "pods" false "pools" list) -}}
+{{- if .service -}}{{- $_ := set $place "slices" true -}}{{- end -}}
+{{- if or .labels .selector .inference_pool -}}{{- $_ := set $place "pods" true -}}{{- end -}}
+{{- if .inference_pool -}}{{- $_ := set $place "pools" (append $place.pools .inference_pool | uniq) -}}{{- end -}}
+{{- $_ := set $places $namespace $place -}}
+{{- end -}}
+{{- end -}}
+{{ $places | toJson }}
+{{- end }}
+
 {{- /* "true" if the settings of the gateway count rules, callers or jobs in Redis, or hear workers there. */ -}}
 {{- define "traffic-dam.usesRedis" -}}
 {{- $config := .Values.config -}}
 {{- $workers := $config.workers | default dict -}}
-{{- if or (eq (toString $config.state) "redis") (eq (toString $workers.discovery) "redis") (eq (toString $workers.mode) "queue")
+{{- if or (eq (toString $config.state) "redis") (has "redis" (include "traffic-dam.sources" . | fromJsonArray)) (eq (toString $workers.mode) "queue")
     (eq (dig "callers" "stored" "none" $config) "redis") (eq (dig "concurrency" "overflow" "refuse" $config) "jobs")
     (contains "true" (include "traffic-dam.heartbeats" .)) -}}
 true
