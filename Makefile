@@ -101,7 +101,7 @@ release-dry-run: ## tarball, deb, rpm, list of components, checksums and a signa
 balancers: ## nginx, HAProxy, Envoy, Traefik and Caddy before two gateways, of which one drains under load; two minutes
 	scripts/balancers
 
-kubernetes: ## the Helm chart before a real Kubernetes API server; 2 minutes, the first time some 10 more
+kubernetes: ## the Helm chart and discovery before a real Kubernetes API server; 3 minutes, the first time some 10 more
 	scripts/kubernetes --debug
 
 k6: ## builds k6 with the event-stream module into .tools/bin

@@ -1,10 +1,11 @@
 # shellcheck shell=bash
-# An etcd and a Kubernetes API server, as scripts/kubernetes uses them. Sourced after lib.sh.
+# An etcd and a Kubernetes API server, as scripts/kubernetes and tests/kubernetes/discovery use them. Sourced after lib.sh.
 # shellcheck disable=SC2154 # lib.sh says where the tools are
 
 kubectl=$tools/bin/kubectl
 
-# api_server FOLDER ADDRESS [OPTION...]: starts both, waits until they serve, and points KUBECONFIG at them.
+# api_server FOLDER ADDRESS [OPTION...]: starts both, waits until they serve, and points KUBECONFIG at them. The command
+# of the API server stays in `api_command`, its URL in `api_url`.
 api_server() {
     local folder=$1 address=$2 etcd='' peer='' port='' tick
     shift 2
@@ -15,16 +16,18 @@ api_server() {
     wait_for "$etcd" /health 200
     openssl genrsa -out "$folder/sa.key" 2048 2>/dev/null
     echo 'a-token-for-a-test,admin,1,system:masters' >"$folder/tokens.csv"
-    start kube-apiserver "$tools/bin/kube-apiserver" --etcd-servers="http://127.0.0.1:$etcd" --secure-port="$port" \
+    api_url=https://$address:$port
+    api_command=("$tools/bin/kube-apiserver" --etcd-servers="http://127.0.0.1:$etcd" --secure-port="$port" \
         --bind-address="$address" --cert-dir="$folder/certs" --authorization-mode=RBAC \
         --token-auth-file="$folder/tokens.csv" --service-account-issuer=https://kubernetes.default.svc \
         --service-account-key-file="$folder/sa.key" --service-account-signing-key-file="$folder/sa.key" \
-        --service-cluster-ip-range=10.96.0.0/16 "$@"
+        --service-cluster-ip-range=10.96.0.0/16 "$@")
+    start kube-apiserver "${api_command[@]}"
     export KUBECONFIG=$folder/kubeconfig
     cat >"$KUBECONFIG" <<YAML
 apiVersion: v1
 kind: Config
-clusters: [{ name: c, cluster: { server: "https://$address:$port", insecure-skip-tls-verify: true } }]
+clusters: [{ name: c, cluster: { server: "$api_url", insecure-skip-tls-verify: true } }]
 users: [{ name: u, user: { token: a-token-for-a-test } }]
 contexts: [{ name: x, context: { cluster: c, user: u } }]
 current-context: x
