@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test balancers fmt lint unit client fleet queue-workers queue-load queue-load-short queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes first-steps k6 bench bench-proxy messages-cost memory instructions release-pgo observe-cost overload failover heartbeats redis-away fuzz deny demo llama-cpp image image-short compose packages release-dry-run
+.PHONY: help test balancers fmt lint unit client fleet queue-workers queue-load queue-load-short queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes first-steps k6 bench bench-proxy messages-cost memory instructions release-pgo observe-cost overload failover heartbeats redis-away fuzz deny demo llama-cpp image image-short image-targets compose packages release-dry-run
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ monitoring: ## alerts, rules, dashboard and compose.yaml by their own tools, the
 
 image: ## the container image by its Dockerfile, run as in production, with its size; half a minute, as root
 	scripts/image
+
+image-targets: ## the image for amd64 and arm64, with glibc and static, cross-compiled and run by an emulator; as root
+	scripts/image-targets
 
 image-short:
 	scripts/image --debug

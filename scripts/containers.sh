@@ -99,15 +99,20 @@ debian_files() {
     rm -rf "$folder.debs" "$folder"/usr/share/{doc,man,locale,lintian,bug}
 }
 
-# What gcr.io/distroless/cc-debian12:nonroot holds: glibc, libgcc, roots for TLS, time zones, a user. No shell.
-make_distroless() {
-    debian_files "$1" libc6 libgcc-s1 ca-certificates tzdata netbase base-files
+# distroless_tree FOLDER: roots for TLS and a user; no shell.
+distroless_tree() {
     rm -rf "${1:?}"/{bin,sbin,usr/bin,usr/sbin} "$1"/usr/lib/*/gconv
     mkdir -p "$1"/etc/ssl/certs "$1"/{tmp,home/nonroot}
     chmod 1777 "$1/tmp"
     cat "$1"/usr/share/ca-certificates/mozilla/*.crt >"$1/etc/ssl/certs/ca-certificates.crt"
     printf 'root:x:0:0::/root:/sbin/nologin\nnonroot:x:65532:65532::/home/nonroot:/sbin/nologin\n' >"$1/etc/passwd"
     printf 'root:x:0:\nnonroot:x:65532:\n' >"$1/etc/group"
+}
+
+# What gcr.io/distroless/cc-debian12:nonroot holds: glibc, libgcc, roots for TLS, time zones, a user. No shell.
+make_distroless() {
+    debian_files "$1" libc6 libgcc-s1 ca-certificates tzdata netbase base-files
+    distroless_tree "$1"
     image_of "$1" stand-in-distroless --user 65532:65532 --workingdir /home/nonroot
 }
 
