@@ -1,5 +1,6 @@
-"""What scripts/compose wants of the services that it has started: `compose.py check FOLDER RECEIVED`, and a receiver of
-alerts: `compose.py receive PORT RECEIVED`. FOLDER is deploy/compose of the clone, RECEIVED the file of what was received.
+"""What scripts/compose wants of the services that it has started: `compose.py check FOLDER RECEIVED`; a receiver of alerts:
+`compose.py receive PORT RECEIVED`; and the logs of containers as Docker would write them: `compose.py logs FOLDER`. FOLDER
+is deploy/compose of the clone, RECEIVED the file of what was received.
 """
 
 import http.server
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -32,6 +34,37 @@ def receive(port, path):
             pass
 
     http.server.ThreadingHTTPServer(("0.0.0.0", port), Receiver).serve_forever()
+
+
+def docker_logs(folder):
+    """Follows the logs that Podman writes, and writes them in the form of Docker's driver `json-file`: one object a line,
+    with the label that compose.yaml names."""
+    followed = {}
+    while True:
+        listed = subprocess.run(["podman", "ps", "-a", "-q", "--no-trunc"], capture_output=True, text=True).stdout.split()
+        for container in listed:
+            if container not in followed:
+                said = subprocess.run(["podman", "inspect", container], capture_output=True, text=True)
+                if said.returncode == 0:
+                    about = json.loads(said.stdout)[0]
+                    service = about["Config"]["Labels"].get("com.docker.compose.service", "")
+                    (folder / container).mkdir(mode=0o710, exist_ok=True)
+                    written = open(folder / container / f"{container}-json.log", "a", buffering=1)
+                    followed[container] = [Path(about["HostConfig"]["LogConfig"]["Path"]), None, service, written]
+        for each in followed.values():
+            path, log, service, written = each
+            if log is None and path.exists():
+                log = each[1] = open(path)
+            while log:
+                begin, line = log.tell(), log.readline()
+                if not line.endswith("\n"):
+                    log.seek(begin)  # not written to its end yet
+                    break
+                moment, stream, whole, text = line.rstrip("\n").split(" ", 3)
+                end = "\n" if whole == "F" else ""
+                attributes = {"attrs": {"com.docker.compose.service": service}} if service else {}
+                written.write(json.dumps({"log": text + end, "stream": stream} | attributes | {"time": moment}) + "\n")
+        time.sleep(0.2)
 
 
 def until(what, holds, seconds=60):
@@ -58,15 +91,55 @@ def ask(url, body=None, method=None, tls=None, token=None):
         return answer.read().decode()
 
 
-def container(service):
+def container(service, all=False):
     listed = subprocess.run(
-        ["podman", "ps", "--format", "{{.Names}}"], capture_output=True, text=True, check=True
+        ["podman", "ps", *["-a"] * all, "--format", "{{.Names}}"], capture_output=True, text=True, check=True
     ).stdout.split()
     return next(name for name in listed if name.replace("_", "-").endswith(f"-{service}-1"))
 
 
 def inside(service, *command):
     return subprocess.run(["podman", "exec", container(service), *command], capture_output=True, text=True)
+
+
+def check_logs(tls):
+    """Each request leaves one line in the log store, however collector and store come and go."""
+
+    def podman(verb, service):
+        # No pipes: what watches a container that was started would keep them open.
+        nowhere = subprocess.DEVNULL
+        subprocess.run(["podman", verb, container(service, all=True)], check=True, stdout=nowhere, stderr=nowhere)
+
+    def store():
+        about = json.loads(subprocess.run(["podman", "inspect", container("loki")], capture_output=True, check=True).stdout)[0]
+        return next(iter(about["NetworkSettings"]["Networks"].values()))["IPAddress"]
+
+    def lines(identity):
+        query = urllib.parse.quote(f'id:="{identity}"')
+        return [json.loads(line) for line in ask(f"http://{store()}:3100/select/logsql/query?query={query}").splitlines()]
+
+    def asked():
+        body = json.dumps({"model": "echo", "messages": [{"role": "user", "content": "to be logged"}]}).encode()
+        request = urllib.request.Request("https://localhost:8443/v1/chat/completions", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=20, context=tls) as answer:
+            return answer.headers["x-request-id"]
+
+    def found(identity, when):
+        until(f"the line of a request, {when}", lambda: lines(identity), 90)
+        (line,) = lines(identity)
+        wanted = {"outcome": "complete", "level": "INFO", "status": "200", "message": "request"}
+        assert line["service.name"] in GATEWAYS and line.items() >= wanted.items(), line
+
+    found(until("an answer", asked), "at once")
+    for service in ("collector", "loki"):
+        podman("stop", service)
+        identity = until("an answer", asked)
+        podman("start", service)
+        found(identity, f"{service} back")
+    names = ask(f"http://{store()}:3100/select/logsql/field_values?query=*&field=service.name")
+    services = {value["value"] for value in json.loads(names)["values"]}
+    assert services >= {*GATEWAYS, "balancer", "redis", "prometheus", "worker-blue"}, services
+    print(f"logs of {len(services)} services; a request's line once, also when collector or store were away meanwhile")
 
 
 def check(folder, received):
@@ -87,6 +160,7 @@ def check(folder, received):
     until("an answer by the queue", lambda: chat("four five", 8444) == "four five ")
     print(f"200 by the queue, after {time.monotonic() - began:.1f} s")
 
+    check_logs(tls)
     for gateway in GATEWAYS:
         until(f"both colours at {gateway}", lambda g=gateway: {w["colour"] for w in state(g)["workers"]} == {"blue", "green"})
         assert state(gateway)["active"] == "blue", state(gateway)
@@ -130,7 +204,7 @@ def check(folder, received):
         return json.loads(ask(prometheus + urllib.request.quote(text)))["data"]["result"]
 
     down = 'up{job!="containers"} == 0'
-    until("every target", lambda: len(query("up")) >= 9 and not query(down))
+    until("every target", lambda: len(query("up")) >= 11 and not query(down))
     until("Redis' memory", lambda: len(query("redis_memory_used_bytes > 0")) == 2)
     until("the machine's memory", lambda: query("node_memory_MemAvailable_bytes > 0"))
     print(f"Prometheus has {len(query('up'))} targets; all answer but cAdvisor, which is left out")
@@ -177,5 +251,7 @@ def check(folder, received):
 
 if sys.argv[1] == "receive":
     receive(int(sys.argv[2]), sys.argv[3])
+elif sys.argv[1] == "logs":
+    docker_logs(Path(sys.argv[2]))
 else:
     check(Path(sys.argv[2]), Path(sys.argv[3]))

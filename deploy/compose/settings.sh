@@ -42,9 +42,12 @@ awk 'BEGIN { page = ENVIRON["ALERT_WEBHOOK"]; alive = ENVIRON["WATCHDOG_WEBHOOK"
     { print }' "$from/alertmanager/alertmanager.yml" >"$made/alertmanager.yml"
 put 65534 alertmanager "$made/alertmanager.yml"
 
+put 10001 loki "$from/loki/loki.yaml"
+put 0 collector "$from/collector/collector.yaml"
+
 # Grafana runs as 472.
 rm -rf "$to/grafana/provisioning"
-cp -r /from/grafana/provisioning /from/grafana/dashboard.json "$to/grafana/"
+cp -r /from/grafana/provisioning /from/grafana/dashboard.json /from/grafana/logs.json "$to/grafana/"
 chown -R 472:472 "$to/grafana"
 chmod -R u=rX,go= "$to/grafana"
 rm -rf "$made"
