@@ -46,7 +46,7 @@ pub(super) enum Change {
     Pool(RecordUpdate<PoolRecord>),
 }
 
-type Changes = BoxStream<'static, Result<Change, KubernetesError>>;
+type ChangeStream = BoxStream<'static, Result<Change, KubernetesError>>;
 
 /// The API server, as one account sees it.
 pub(super) struct Cluster {
@@ -60,8 +60,8 @@ pub(super) struct Cluster {
 /// What is watched for a target.
 pub(super) struct Feeds {
     /// The InferencePool, which says which pods are watched.
-    pool: Option<Changes>,
-    others: SelectAll<Changes>,
+    pool: Option<ChangeStream>,
+    others: SelectAll<ChangeStream>,
 }
 
 impl Cluster {
@@ -135,7 +135,7 @@ impl Cluster {
         selection: Selection,
         read: fn(&K) -> Result<R, KubernetesError>,
         change: fn(RecordUpdate<R>) -> Change,
-    ) -> Changes
+    ) -> ChangeStream
     where
         K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {

@@ -55,7 +55,7 @@ pub(super) enum EndpointError {
 }
 
 /// An endpoint of a slice, or a pod.
-struct Endpoint<'a> {
+struct ListedEndpoint<'a> {
     /// Name and UID of its pod.
     pod: Option<(&'a str, &'a str)>,
     addresses: &'a [IpAddr],
@@ -87,10 +87,13 @@ impl ClusterView {
     }
 }
 
-fn slice_endpoints<'a>(target: &KubernetesTarget, slices: &'a ByName<SliceRecord>) -> Vec<Endpoint<'a>> {
+fn slice_endpoints<'a>(
+    target: &KubernetesTarget,
+    slices: &'a ByName<SliceRecord>,
+) -> Vec<ListedEndpoint<'a>> {
     let all = slices.values().flat_map(|slice| slice.endpoints.iter().map(move |it| (slice, it)));
     let counted = all.filter(|(_, it)| target.any_target || it.pod.is_some());
-    let endpoint = |(slice, it): (&'a SliceRecord, &'a EndpointRecord)| Endpoint {
+    let endpoint = |(slice, it): (&'a SliceRecord, &'a EndpointRecord)| ListedEndpoint {
         pod: it.pod.as_ref().map(|(name, uid)| (name.as_str(), uid.as_str())),
         addresses: from_ref(&it.address),
         ports: &slice.ports,
@@ -99,8 +102,8 @@ fn slice_endpoints<'a>(target: &KubernetesTarget, slices: &'a ByName<SliceRecord
     counted.map(endpoint).collect()
 }
 
-fn pod_endpoints<'a>(pods: &'a ByName<PodRecord>, ports: &'a [(String, u16)]) -> Vec<Endpoint<'a>> {
-    let endpoint = |(name, pod): (&'a String, &'a PodRecord)| Endpoint {
+fn pod_endpoints<'a>(pods: &'a ByName<PodRecord>, ports: &'a [(String, u16)]) -> Vec<ListedEndpoint<'a>> {
+    let endpoint = |(name, pod): (&'a String, &'a PodRecord)| ListedEndpoint {
         pod: Some((name, &pod.uid)),
         addresses: &pod.addresses,
         ports,
@@ -120,7 +123,7 @@ const fn presence(ready: bool, ending: bool) -> Presence {
 fn set(
     target: &KubernetesTarget,
     namespace: &str,
-    endpoints: &[Endpoint<'_>],
+    endpoints: &[ListedEndpoint<'_>],
     pods: Option<&ByName<PodRecord>>,
 ) -> WorkerSet {
     let four = endpoints.iter().flat_map(|it| it.addresses).any(IpAddr::is_ipv4);
@@ -130,7 +133,7 @@ fn set(
         AddressFamily::Ipv6 => address.is_ipv6(),
     };
     // While the controller moves an endpoint to another slice, it is in both.
-    let mut once: BTreeMap<String, (&Endpoint<'_>, IpAddr, Presence)> = BTreeMap::new();
+    let mut once: BTreeMap<String, (&ListedEndpoint<'_>, IpAddr, Presence)> = BTreeMap::new();
     for endpoint in endpoints {
         let Some(address) = endpoint.addresses.iter().find(fits) else { continue };
         let uid = endpoint.pod.map(|(_, uid)| uid).filter(|uid| !uid.is_empty());
