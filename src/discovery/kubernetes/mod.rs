@@ -66,7 +66,7 @@ struct Follower {
     handle: TargetHandle,
     /// Endpoints that are not used, about which the log was told.
     told: BTreeSet<Arc<str>>,
-    /// Whether the API server has answered in this session.
+    /// `true` once the API server has answered.
     answered: bool,
 }
 
