@@ -1,6 +1,5 @@
 //! Runs the discovery sources of the settings, and reports on them.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,14 +7,14 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::App;
-use crate::discovery::{DiscoveryContext, ScrapeSettings, SourceTarget, ask_models, read_workers};
+use crate::discovery::{
+    DiscoveryContext, ScrapeSettings, SourceTarget, UnusedWorkers, ask_models, read_workers,
+};
 use crate::fleet::discovery::DiscoverySource;
 use crate::view::SourceView;
 
 /// How often workers that are not used are looked for.
 const LOOK: Duration = Duration::from_secs(1);
-/// Most workers that are remembered as reported.
-const REMEMBERED: usize = 1024;
 
 /// The tasks of the sources. Each set has one task, which ends with it.
 #[derive(Default)]
@@ -74,7 +73,7 @@ impl App {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tasks = SourceTasks::default();
-        let mut reported = BTreeSet::new();
+        let mut unused = UnusedWorkers::default();
         loop {
             {
                 let live = self.0.live.load();
@@ -88,22 +87,12 @@ impl App {
                 tasks.follow(targets, reads.then_some(&settings.scrape), &context);
             }
             tokio::select! {
-                _ = ticks.tick() => self.report_refusals(&mut reported),
+                _ = ticks.tick() => {
+                    let refusals = self.0.fleet_sync.registry.lock().discovery_refusals();
+                    unused.report(&refusals);
+                }
                 // The sender lives as long as the gateway.
                 changed = reloads.changed() => changed.unwrap_or_default(),
-            }
-        }
-    }
-
-    /// Logs the discovered workers that are not used, each once.
-    fn report_refusals(&self, reported: &mut BTreeSet<Arc<str>>) {
-        let refusals = self.0.fleet_sync.registry.lock().discovery_refusals();
-        let refused: BTreeSet<&Arc<str>> = refusals.iter().map(|(refused, _)| refused).collect();
-        reported.retain(|id| refused.contains(id));
-        for (worker, reason) in refusals.into_iter().take(REMEMBERED) {
-            if !reported.contains(&worker) {
-                tracing::warn!(worker = &*worker, %reason, "a discovered worker is not used");
-                reported.insert(worker);
             }
         }
     }

@@ -7,6 +7,7 @@
 //! | `kubernetes` | the endpoints of a service in a cluster, or its pods |
 //! | `models` | asks workers which models they serve |
 //! | `reading` | reads the health and metrics of workers |
+//! | `unused` | logs which discovered workers are not used |
 //!
 //! One task follows each target of the settings; `app` starts and ends them. Sources only report.
 //! The registry (`fleet::registry`) decides what follows: which addresses are allowed, what an empty
@@ -17,12 +18,14 @@ mod handle;
 mod kubernetes;
 mod models;
 mod reading;
+mod unused;
 
 pub use dns::{AddressFamily, DnsTarget};
 pub use handle::{DiscoveryContext, TargetHandle, TlsSource};
 pub use kubernetes::{KubernetesEndpoints, KubernetesPort, KubernetesTarget, LabelChoices};
 pub use models::ask_models;
 pub use reading::{ScrapeSettings, read_workers};
+pub use unused::UnusedWorkers;
 
 use crate::fleet::discovery::TargetSettings;
 

@@ -27,27 +27,24 @@ mod watch_tests;
 
 pub use target::{KubernetesEndpoints, KubernetesPort, KubernetesTarget, LabelChoices};
 
-use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
 use self::cluster::{Change, Cluster};
 use self::error::KubernetesError;
-use self::set::{ClusterView, WorkerSet};
+use self::set::ClusterView;
 use super::handle::TargetHandle;
+use super::unused::UnusedWorkers;
 use crate::fleet::lookup_schedule::LookupSchedule;
 
 /// Longest time between two attempts while the API server fails.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// Most endpoints that are remembered as reported.
-const REMEMBERED: usize = 1024;
 
 /// Follows a target until dropped.
 pub(super) async fn follow(target: KubernetesTarget, handle: TargetHandle) {
-    let mut follower = Follower { target, handle, told: BTreeSet::new(), answered: false };
+    let mut follower = Follower { target, handle, unused: UnusedWorkers::default(), answered: false };
     let mut schedule = LookupSchedule::new(LONGEST_WAIT);
     loop {
         follower.answered = false;
@@ -64,8 +61,7 @@ pub(super) async fn follow(target: KubernetesTarget, handle: TargetHandle) {
 struct Follower {
     target: KubernetesTarget,
     handle: TargetHandle,
-    /// Endpoints that are not used, about which the log was told.
-    told: BTreeSet<Arc<str>>,
+    unused: UnusedWorkers,
     /// `true` once the API server has answered.
     answered: bool,
 }
@@ -92,20 +88,10 @@ impl Follower {
             let Some(set) = view.workers(&self.target, &cluster.namespace) else { continue };
             self.answered = true;
             if changed {
-                self.report(&set);
+                self.unused.report(&set.left_out);
                 self.handle.publish(set.workers, &cluster.addresses);
             } else {
                 self.handle.alive();
-            }
-        }
-    }
-
-    /// Logs the endpoints that are not used, each once.
-    fn report(&mut self, set: &WorkerSet) {
-        self.told.retain(|id| set.left_out.iter().any(|(other, _)| other == id));
-        for (worker, reason) in set.left_out.iter().take(REMEMBERED) {
-            if self.told.insert(Arc::clone(worker)) {
-                tracing::warn!(worker = &**worker, %reason, "a discovered worker is not used");
             }
         }
     }
