@@ -32,16 +32,7 @@ pub(super) fn targets(
         };
         let namespace = section.namespace.as_ref().map(|name| Arc::clone(&name.0.0));
         seen.add((namespace, endpoints.clone(), port.clone()), &at.key(key), report);
-        let same = sections
-            .iter()
-            .filter(|other| {
-                let names = |section: &KubernetesSection| {
-                    let KubernetesSection { namespace, service, selector, inference_pool, .. } = section;
-                    (namespace.clone(), service.clone(), selector.clone(), inference_pool.clone())
-                };
-                names(other) == names(section)
-            })
-            .count();
+        let same = sections.iter().filter(|other| named(other) == named(section)).count();
         targets.push(target(section, endpoints, port, same > 1));
     }
     targets
@@ -81,6 +72,12 @@ fn target(
             colours: ids(&section.colour),
         }),
     }
+}
+
+/// Returns what tells whose endpoints an entry names.
+fn named(section: &KubernetesSection) -> impl PartialEq {
+    let KubernetesSection { namespace, service, selector, inference_pool, .. } = section;
+    (namespace, service, selector, inference_pool)
 }
 
 /// Returns whose endpoints an entry names; `None` if it is wrong.

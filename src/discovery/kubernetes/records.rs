@@ -107,7 +107,7 @@ impl SliceRecord {
 
 impl EndpointRecord {
     fn read(endpoint: &Endpoint, namespace: Option<&str>) -> Option<Self> {
-        let conditions = endpoint.conditions.clone().unwrap_or_default();
+        let conditions = endpoint.conditions.as_ref();
         let pod = endpoint.target_ref.as_ref().filter(|target| {
             target.kind.as_deref() == Some("Pod")
                 && namespace.is_some()
@@ -117,8 +117,8 @@ impl EndpointRecord {
             // All addresses of an endpoint are the same process.
             address: endpoint.addresses.first()?.parse().ok()?,
             // The API says that an unknown state is to be taken for ready.
-            ready: conditions.ready.unwrap_or(true),
-            ending: conditions.terminating.unwrap_or(false),
+            ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
+            ending: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
             pod: pod.and_then(|pod| Some((pod.name.clone()?, pod.uid.clone().unwrap_or_default()))),
         })
     }
@@ -145,11 +145,18 @@ impl PodRecord {
 
     /// Reads a pod.
     pub(super) fn read(pod: &Pod) -> Self {
-        let status = pod.status.clone().unwrap_or_default();
-        let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        let listed = status.pod_ips.iter().flatten().map(|address| address.ip.as_str());
-        let addresses = listed.chain(status.pod_ip.as_deref()).filter_map(|address| address.parse().ok());
-        let mut conditions = status.conditions.iter().flatten();
+        let status = pod.status.as_ref();
+        let phase = status.and_then(|status| status.phase.as_deref());
+        let over = matches!(phase, Some("Succeeded" | "Failed"));
+        let listed = status
+            .and_then(|status| status.pod_ips.as_ref())
+            .into_iter()
+            .flatten()
+            .map(|address| address.ip.as_str());
+        let addresses = listed
+            .chain(status.and_then(|status| status.pod_ip.as_deref()))
+            .filter_map(|address| address.parse().ok());
+        let mut conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
         Self {
             // The address of a pod that ran to its end may belong to another one.
             addresses: if over { Vec::new() } else { addresses.collect() },
