@@ -8,7 +8,9 @@
 //!
 //! A request with `anthropic-version` gets the list in the format of Anthropic's API.
 //!
-//! **Failure mode.** A silent pool keeps its last list. Without any list the request is refused.
+//! **Failure mode.** A silent pool keeps its last list. Without any list the request is refused, and
+//! so are others with the same credentials for a second: a client that repeats a wrong key must not
+//! take all fetches.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -42,8 +44,9 @@ use crate::request::{
     AllowedModels, Caller, DecodedPath, Ending, GatewayRequest, Kind, Payload, RequestCost, RequestRecord,
 };
 
-/// How long a list is cached.
+/// How long a list is cached, and how long it is known that there is none.
 const FRESH: Duration = Duration::from_secs(5);
+const FRESH_FAILURE: Duration = Duration::from_secs(1);
 /// Timeout of a pool's answer, and of a request's wait for its turn to ask the pools.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum number of fetches at once. Other requests wait, and mostly use a list fetched meanwhile.
@@ -77,11 +80,13 @@ pub struct ModelCache {
     hasher: RandomState,
 }
 
-/// The last known models of each pool, and the time of the fetch.
+/// The last known models of each pool, and the time of the fetch. Without a pool it has failed.
 #[derive(Debug)]
 struct ModelLists {
     read: Nanos,
     pools: HashMap<Arc<str>, Arc<[Value]>>,
+    /// `true` if a pool did not accept the client's credentials.
+    unauthorized: bool,
 }
 
 /// Why a pool gave no list.
@@ -135,7 +140,7 @@ impl ModelCache {
         let credentials = CREDENTIALS.map(|name| forwarded.get(name).map(HeaderValue::as_bytes));
         let key = self.hasher.hash_one(credentials);
         if let Some(list) = self.fresh(key) {
-            return Ok(list);
+            return list.or_refusal();
         }
         let turn = timeout(TIMEOUT, self.fetch_permits.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
@@ -144,45 +149,44 @@ impl ModelCache {
         };
         // Another request may have fetched it meanwhile.
         if let Some(list) = self.fresh(key) {
-            return Ok(list);
+            return list.or_refusal();
         }
         let fleet = self.fleet.load_full();
         let asked = fleet.pools().iter().map(|pool| self.ask(inner.clone(), &fleet, pool, &forwarded));
         let answers = join_all(asked).await;
         let before = self.lists.lock().get(&key).map(Arc::clone);
         let mut pools = HashMap::new();
-        let mut refused = false;
+        let mut unauthorized = false;
         for (pool, answer) in fleet.pools().iter().zip(answers) {
             let models = match answer {
                 Ok(models) => Some(models.into()),
                 Err(reason) => {
-                    refused |= reason == NoModels::Unauthorized;
+                    unauthorized |= reason == NoModels::Unauthorized;
                     let before = before.as_ref().and_then(|list| list.pools.get(&pool.name));
                     before.cloned().or_else(|| configured_models(pool).map(Into::into))
                 }
             };
             pools.extend(models.map(|models| (Arc::clone(&pool.name), models)));
         }
-        if pools.is_empty() {
-            return Err(match refused {
-                true => Refusal::new(Reason::Unauthorized, "The workers do not accept this API key."),
-                false => Refusal::new(Reason::NoWorker, "No worker returned its list of models.")
-                    .with_retry_after(with_jitter(TIMEOUT)),
-            });
-        }
-        let list = Arc::new(ModelLists { read: self.clock.now(), pools });
+        let list = Arc::new(ModelLists { read: self.clock.now(), pools, unauthorized });
+        self.keep(key, &list);
+        list.or_refusal()
+    }
+
+    fn keep(&self, key: u64, list: &Arc<ModelLists>) {
         let mut lists = self.lists.lock();
         if lists.len() >= KEPT && !lists.contains_key(&key) {
-            let oldest = lists.iter().min_by_key(|(_, list)| list.read).map(|(key, _)| *key);
+            // Wrong keys must not drive out the lists of right ones.
+            let oldest = lists.iter().min_by_key(|(_, list)| (list.has_models(), list.read));
+            let oldest = oldest.map(|(key, _)| *key);
             oldest.and_then(|key| lists.remove(&key));
         }
-        lists.insert(key, Arc::clone(&list));
-        Ok(list)
+        lists.insert(key, Arc::clone(list));
     }
 
     fn fresh(&self, key: u64) -> Option<Arc<ModelLists>> {
         let now = self.clock.now();
-        self.lists.lock().get(&key).filter(|list| now.since(list.read) < FRESH).cloned()
+        self.lists.lock().get(&key).filter(|list| list.is_fresh(now)).cloned()
     }
 
     async fn ask<S, R>(
@@ -230,6 +234,25 @@ impl ModelCache {
 }
 
 impl ModelLists {
+    fn has_models(&self) -> bool {
+        !self.pools.is_empty()
+    }
+
+    fn is_fresh(&self, now: Nanos) -> bool {
+        now.since(self.read) < if self.has_models() { FRESH } else { FRESH_FAILURE }
+    }
+
+    fn or_refusal(self: Arc<Self>) -> Result<Arc<Self>, Refusal> {
+        if self.has_models() {
+            return Ok(self);
+        }
+        Err(match self.unauthorized {
+            true => Refusal::new(Reason::Unauthorized, "The workers do not accept this API key."),
+            false => Refusal::new(Reason::NoWorker, "No worker returned its list of models.")
+                .with_retry_after(with_jitter(TIMEOUT)),
+        })
+    }
+
     /// Returns the models that a caller may ask for, aliases included, by name.
     fn models(&self, names: &ModelTable, allowed: Option<&AllowedModels>) -> Vec<Value> {
         let served = self.pools.values().flat_map(|models| &**models).filter_map(name_of);
@@ -382,9 +405,8 @@ mod tests {
     use crate::fleet::spec::WorkerSpec;
     use crate::shed::settings::GateSettings;
 
-    #[tokio::test]
-    async fn the_list_is_read_at_most_every_five_seconds_whoever_asks() {
-        let clock = Clock::manual(Nanos::from_secs(1));
+    /// A cache before one worker.
+    fn cache(clock: &Clock, forward_authorization: bool) -> ModelCache {
         let worker = WorkerSpec {
             id: "w1".into(),
             url: "http://127.0.0.1:9".parse().expect("it is an URL"),
@@ -401,7 +423,13 @@ mod tests {
         let fleet = Fleet::new(vec![worker], GateSettings::default(), Eligibility::default(), clock.clone());
         let fleet = Arc::new(ArcSwap::from_pointee(fleet));
         let names = Arc::new(ModelTable::new(&[]));
-        let cache = ModelCache::new(fleet, names, true, false, clock.clone());
+        ModelCache::new(fleet, names, true, forward_authorization, clock.clone())
+    }
+
+    #[tokio::test]
+    async fn the_list_is_read_at_most_every_five_seconds_whoever_asks() {
+        let clock = Clock::manual(Nanos::from_secs(1));
+        let cache = cache(&clock, false);
         let asked = AtomicU32::new(0);
         let worker = service_fn(|_: Request<Payload>| {
             asked.fetch_add(1, Ordering::Relaxed);
@@ -416,5 +444,38 @@ mod tests {
             assert_eq!(list.pools["chat"][0]["id"], "qwen3");
             assert_eq!(asked.load(Ordering::Relaxed), calls, "after {seconds} more seconds");
         }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_key_is_tried_once_a_second_and_drives_out_no_list() {
+        let clock = Clock::manual(Nanos::from_secs(1));
+        let cache = cache(&clock, true);
+        let asked = AtomicU32::new(0);
+        let worker = service_fn(|request: Request<Payload>| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            let mut answer = Response::new(Full::new(Bytes::from_static(br#"{"data":[{"id":"qwen3"}]}"#)));
+            if request.headers().get(AUTHORIZATION).is_none_or(|key| key != "Bearer right") {
+                *answer.status_mut() = StatusCode::UNAUTHORIZED;
+            }
+            std::future::ready(Ok::<Response<Full<Bytes>>, Refusal>(answer))
+        });
+        let with = |key: String| {
+            let key = HeaderValue::from_str(&format!("Bearer {key}")).expect("a key is a header value");
+            HeaderMap::from_iter([(AUTHORIZATION, key)])
+        };
+        cache.list(worker, &with("right".to_owned())).await.expect("this key is right");
+        for (millis, calls) in [(0, 2), (900, 2), (100, 3)] {
+            clock.advance(Duration::from_millis(millis));
+            let refusal = cache.list(worker, &with("wrong".to_owned())).await.expect_err("this key is wrong");
+            assert_eq!(refusal.reason, Reason::Unauthorized);
+            assert_eq!(asked.load(Ordering::Relaxed), calls, "after {millis} more ms");
+        }
+        for number in 0..2 * KEPT {
+            cache.list(worker, &with(number.to_string())).await.expect_err("this key is wrong");
+        }
+        let calls = asked.load(Ordering::Relaxed);
+        cache.list(worker, &with("right".to_owned())).await.expect("this key is right");
+        assert_eq!(asked.load(Ordering::Relaxed), calls, "its list is kept");
+        assert!(cache.lists.lock().len() <= KEPT);
     }
 }

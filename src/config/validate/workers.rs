@@ -113,7 +113,7 @@ fn active_colour(
     for worker in workers {
         *served.entry(&worker.pool.0.0).or_insert(false) |= worker.colour == *colour;
     }
-    if let Some((pool, _)) = served.iter().find(|(_, served)| !**served) {
+    for (pool, _) in served.iter().filter(|(_, served)| !**served) {
         report.fault(&at.key("active_colour"), format!("no worker of the pool `{pool}` has this colour"));
     }
 }
