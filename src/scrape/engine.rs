@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::text::Scrape;
 use super::window::HistogramWindow;
+use crate::fleet::heartbeat::MAX_SLOTS;
 
 /// Value that is read from a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +81,6 @@ const fn names(signal: Signal) -> &'static [&'static str] {
     }
 }
 
-/// Maximum slots in a heartbeat.
-const MOST_SLOTS: u32 = 1_000_000;
 /// vLLM publishes the size of its KV cache in the labels of this metric.
 const VLLM_CACHE: &str = "vllm:cache_config_info";
 
@@ -162,7 +161,7 @@ pub(super) fn slots(properties: &[u8]) -> Option<u32> {
         total_slots: u32,
     }
     let slots = serde_json::from_slice::<Properties>(properties).ok()?.total_slots;
-    (1..=MOST_SLOTS).contains(&slots).then_some(slots)
+    (1..=MAX_SLOTS).contains(&slots).then_some(slots)
 }
 
 /// Returns the KV cache size of vLLM in tokens, summed over its engines.

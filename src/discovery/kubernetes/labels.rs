@@ -6,13 +6,8 @@ use std::sync::Arc;
 use super::records::{PREFIX, PodRecord};
 use super::target::LabelChoices;
 use crate::fleet::discovery::DiscoveredWorker;
+use crate::fleet::heartbeat::{MAX_KV_TOKENS, MAX_SLOTS, MAX_VERSION_LENGTH};
 use crate::glob::Glob;
-
-/// Longest version, in bytes, as in heartbeats.
-const LONGEST_VERSION: usize = 64;
-/// Largest values of the settings.
-const MOST_SLOTS: u64 = 1_000_000;
-const MOST_TOKENS: u64 = 1_000_000_000_000;
 
 /// Why a pod is not used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +16,7 @@ pub(super) enum LabelError {
     NotListed { key: LabelKey, value: String, listed: String },
     #[error("its {key} is `{value}`; it must be a whole number from 1 to {most}")]
     NotANumber { key: LabelKey, value: String, most: u64 },
-    #[error("its {key} must be 1 to {LONGEST_VERSION} characters")]
+    #[error("its {key} must be 1 to {MAX_VERSION_LENGTH} characters")]
     Version { key: LabelKey },
 }
 
@@ -65,14 +60,16 @@ pub(super) fn apply(
     worker.model = chosen(LabelKey::Annotation("model"), pod, &choices.models, within)?;
     let key = LabelKey::Annotation("version");
     worker.version = match key.of(pod) {
-        Some(text) if text.is_empty() || text.len() > LONGEST_VERSION || text.contains(char::is_control) => {
+        Some(text)
+            if text.is_empty() || text.len() > MAX_VERSION_LENGTH || text.contains(char::is_control) =>
+        {
             return Err(LabelError::Version { key });
         }
         version => version.map(Into::into),
     };
-    let slots = number(LabelKey::Label("slots"), pod, MOST_SLOTS)?;
+    let slots = number(LabelKey::Label("slots"), pod, MAX_SLOTS.into())?;
     worker.slots = lower(worker.slots, slots.and_then(|slots| u32::try_from(slots).ok()));
-    worker.kv_tokens = lower(worker.kv_tokens, number(LabelKey::Label("kv-tokens"), pod, MOST_TOKENS)?);
+    worker.kv_tokens = lower(worker.kv_tokens, number(LabelKey::Label("kv-tokens"), pod, MAX_KV_TOKENS)?);
     Ok(())
 }
 

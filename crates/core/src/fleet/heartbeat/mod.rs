@@ -27,6 +27,14 @@ pub const VERSION: u64 = 1;
 /// Largest heartbeat in bytes, including its signature: many times what a worker reports.
 pub const LARGEST: usize = 16 * 1024;
 
+/// Most slots and most tokens of a KV cache that a worker can have, whoever tells them. Larger numbers
+/// are mistakes, and could overflow sums.
+pub const MAX_SLOTS: u32 = 1_000_000;
+/// See [`MAX_SLOTS`].
+pub const MAX_KV_TOKENS: u64 = 1_000_000_000_000;
+/// Longest version of a worker, in bytes.
+pub const MAX_VERSION_LENGTH: usize = 64;
+
 /// Shortest and longest time between two heartbeats.
 pub const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 

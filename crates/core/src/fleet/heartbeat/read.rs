@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{CheckStatus, DesiredState, HealthCheck, Heartbeat, INTERVAL, LARGEST, VERSION};
+use super::{
+    CheckStatus, DesiredState, HealthCheck, Heartbeat, INTERVAL, LARGEST, MAX_KV_TOKENS, MAX_SLOTS,
+    MAX_VERSION_LENGTH, VERSION,
+};
 use crate::fleet::address::{URL_EXPECTED, worker_url};
 
 /// Longest name of a worker, a pool or a colour, in bytes; names become metric labels.
@@ -14,8 +17,8 @@ const NAME: usize = 64;
 const TEXT: usize = 256;
 /// Most checks in one heartbeat.
 const CHECKS: usize = 16;
-/// Largest number of tokens or milliseconds: larger ones could overflow sums.
-const MOST: u64 = 1_000_000_000_000;
+/// Largest number of milliseconds: larger ones could overflow sums.
+const LONGEST: u64 = 1_000_000_000_000;
 /// Number of characters of a wrong value that are shown.
 const SHOWN: usize = 64;
 
@@ -70,7 +73,9 @@ impl Heartbeat {
             .number("interval_ms", expected, shortest, millis(INTERVAL.1))?
             .ok_or(HeartbeatError::Missing("interval_ms", expected))?;
         let length = |field| {
-            fields.number(field, "a number of milliseconds", 0, MOST).map(|it| it.map(Duration::from_millis))
+            fields
+                .number(field, "a number of milliseconds", 0, LONGEST)
+                .map(|it| it.map(Duration::from_millis))
         };
         Ok(Self {
             worker: fields.name("worker")?.ok_or(HeartbeatError::Missing("worker", NAME_EXPECTED))?,
@@ -85,7 +90,7 @@ impl Heartbeat {
             pool: fields.name("pool")?,
             model: fields.text("model", "1 to 256 characters", |text| plain(text, TEXT))?,
             colour: fields.name("colour")?,
-            version: fields.text("version", "1 to 64 characters", |text| plain(text, NAME))?,
+            version: fields.text("version", "1 to 64 characters", |text| plain(text, MAX_VERSION_LENGTH))?,
             state: fields
                 .text("state", STATE_EXPECTED, |text| {
                     DesiredState::ALL.into_iter().find(|it| it.as_str() == text)
@@ -95,7 +100,7 @@ impl Heartbeat {
             running: fields.count("running", 0)?,
             waiting: fields.count("waiting", 0)?,
             kv_used: fields.share("kv_used")?,
-            kv_tokens: fields.number("kv_tokens", "a whole number of at least 1", 1, MOST)?,
+            kv_tokens: fields.number("kv_tokens", "a whole number of at least 1", 1, MAX_KV_TOKENS)?,
             ttft_p90: length("ttft_p90_ms")?,
             itl_p90: length("itl_p90_ms")?,
             checks: fields.checks()?,
@@ -167,7 +172,7 @@ impl JsonFields {
     fn count(&self, field: &'static str, least: u64) -> Result<Option<u32>, HeartbeatError> {
         let expected =
             if least == 0 { "a whole number up to 1000000" } else { "a whole number from 1 to 1000000" };
-        let count = self.number(field, expected, least, 1_000_000)?;
+        let count = self.number(field, expected, least, MAX_SLOTS.into())?;
         Ok(count.and_then(|count| u32::try_from(count).ok()))
     }
 
