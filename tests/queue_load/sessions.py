@@ -17,8 +17,10 @@ from talk import Turn, ask
 
 WORKERS = 4
 WORDS = 30
-# s of a turn at a worker: 20 ms and 5 ms for each word.
-TAKES = 0.02 + 0.005 * WORDS
+# The pace of an engine: at 5 ms two cores are busy with the clients, and times are theirs.
+TOKEN_MS = 20
+# s of a turn at a worker: 20 ms, and the words.
+TAKES = 0.02 + 0.001 * TOKEN_MS * WORDS
 SHARE = 0.7
 SLO = 2.0  # concurrency.ttft_slo in dam.yaml
 STAYS = 0.99
@@ -111,7 +113,7 @@ async def sessions(count, turns, seed, is_quiet, fault):
     try:
         names = {f"w{number}" for number in range(WORKERS)}
         for name in sorted(names):
-            stage.rust(name, "--version", "1.0", "--prefix-cache")
+            stage.rust(name, "--version", "1.0", "--prefix-cache", token_ms=TOKEN_MS)
         await stage.ready(names, active=names)
         talks = Talks(stage, count, turns, seed)
         killed = await talks.run(count * turns // 2)

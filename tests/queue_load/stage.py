@@ -39,9 +39,9 @@ class Stage:
         process.start()
         return process
 
-    def rust(self, name, *told):
-        """Starts the simulated worker: 20 ms to its first token, 5 ms for each."""
-        speed = ["--prefill-base", "20ms", "--token-time", "5ms", "--token-time-per-seq", "0us"]
+    def rust(self, name, *told, token_ms=5):
+        """Starts the simulated worker: 20 ms to its first token, `token_ms` for each."""
+        speed = ["--prefill-base", "20ms", "--token-time", f"{token_ms}ms", "--token-time-per-seq", "0us"]
         listen = ["--listen", "127.0.0.1:0", "--id", name, "--slots", SLOTS]
         return self.start(name, [DAM, "worker", "--queue", *listen, *speed, *told])
 
