@@ -11,7 +11,7 @@ local function now()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Returns how many ms the reply is kept after its last entry, and the job if it is remembered.
+-- Returns how many ms the reply is kept after its end, and the job if it is remembered.
 local function kept()
   local answers, keep = unpack(redis.call('HMGET', hash, 'answers_ms', 'keep_ms'))
   return tonumber(answers or KEEP), tonumber(keep or REMEMBER)

@@ -13,6 +13,7 @@ if epoch ~= mine then
   return 'FENCED'
 end
 n = tonumber(n)
+local begins = n == 0
 local heard = first + count - 1 <= n
 if state ~= 'running' and not (heard and (state == 'done' or state == 'failed')) then
   return 'CANCELLED'
@@ -51,7 +52,8 @@ end
 redis.call('HSET', hash, 'n', n, 'sent', sent)
 if ended then
   finish(ended, async)
-else
-  redis.call('PEXPIRE', reply, (kept()))
+elseif begins then
+  -- Once a run, not with each token: it ends by its deadline.
+  redis.call('PEXPIRE', reply, tonumber(deadline) - now() + kept())
 end
 return 'OK'

@@ -15,7 +15,7 @@ pub struct JobLimits {
     pub ttl: Duration,
     /// How long an asynchronous, repeatable or dead job is remembered after its end.
     pub keep: Duration,
-    /// How long a reply is kept after its last entry.
+    /// How long a reply is kept after its end.
     pub answers: Duration,
     /// `true` if `x-traffic-dam-not-before` delays a job; `false` if the header is ignored.
     pub not_before: bool,
