@@ -12,9 +12,14 @@ use super::rig::{Dam, eventually};
 const INTERVAL: Duration = Duration::from_millis(200);
 
 async fn stage(queue: &str) -> (Redis, Dam, [Hand; 2]) {
+    stage_of(queue, [4, 4]).await
+}
+
+async fn stage_of(queue: &str, slots: [u32; 2]) -> (Redis, Dam, [Hand; 2]) {
     let redis = Redis::start().await;
     let dam = Dam::start(&queueing(&redis, &format!("concurrency: {{ queue: {{ {queue} }} }}")));
-    let hands = [Hand::join(&redis, "w1", "blue", 4).await, Hand::join(&redis, "w2", "blue", 4).await];
+    let hands =
+        [Hand::join(&redis, "w1", "blue", slots[0]).await, Hand::join(&redis, "w2", "blue", slots[1]).await];
     eventually("both workers", async || dam.metric("worker_light", "worker=\"w") == 4.0).await;
     known(&dam, "default.blue").await;
     (redis, dam, hands)
@@ -53,6 +58,33 @@ async fn the_next_turn_goes_to_the_worker_of_the_one_before_if_it_is_free_in_tim
     assert_eq!(own.length().await, 0);
     assert!(answered(&one, &mut taken, "w1", conn).await.whole);
     assert_eq!(dam.metric("session_turns_total", "yes"), 1.0);
+    dam.idle().await;
+}
+
+#[tokio::test]
+async fn as_many_turns_as_a_worker_runs_may_wait_for_it() {
+    const SLOTS: u32 = 2;
+    let (redis, dam, [one, two]) = stage_of("wait: 5s, sticky_wait: 1m", [8, SLOTS]).await;
+    let own = Hand::silent(&redis, "w2", "blue:w2").await;
+    for session in 0..=2 * SLOTS {
+        let conn = asked(&dam, &format!("s{session}")).await;
+        let mut taken = two.take().await;
+        assert!(answered(&two, &mut taken, "w2", conn).await.whole);
+    }
+    let mut conns = Vec::new();
+    for session in 0..2 * SLOTS {
+        conns.push(asked(&dam, &format!("s{session}")).await);
+        eventually("it is in the worker's stream", async || own.length().await == u64::from(session) + 1)
+            .await;
+    }
+    assert!(one.read().await.is_none(), "nobody else gets one of them");
+    let conn = asked(&dam, &format!("s{}", 2 * SLOTS)).await;
+    let mut taken = one.take().await;
+    assert!(answered(&one, &mut taken, "w1", conn).await.whole, "one more finds no room there");
+    for conn in conns {
+        let mut taken = own.take().await;
+        assert!(answered(&own, &mut taken, "w2", conn).await.whole);
+    }
     dam.idle().await;
 }
 

@@ -30,8 +30,16 @@ pub struct OwnStream {
     pub takes: Vec<Arc<str>>,
     /// The side that is the worker alone.
     pub side: Arc<str>,
-    /// Jobs that may be in its stream at once.
+    /// Jobs that it runs at once. Up to as many more may wait in its stream, each for a short time.
     pub slots: u32,
+}
+
+impl OwnStream {
+    /// Returns how many jobs may be in the stream: with only as many as can run, a turn that comes
+    /// while all slots are in use would go to another worker at once.
+    pub(super) const fn bound(&self) -> u32 {
+        self.slots.saturating_mul(2)
+    }
 }
 
 /// What happens to jobs of a side without workers that a lost worker has started.

@@ -94,7 +94,8 @@ impl fmt::Debug for AwaitedJob {
 impl JobQueue {
     /// Writes a job, and enqueues it for the workers of `side` once they have fewer than `ceiling`,
     /// if that happens by `until`. With `own` it goes to that worker's stream first, if there is room,
-    /// and after the given time to those of all if the worker has not started it. Dropping the returned value before the reply ends cancels it.
+    /// and after the given time to those of all if the worker has not started it. Dropping the returned
+    /// value before the reply ends cancels it.
     ///
     /// # Errors
     /// Returns the reason. No worker runs the job then, or one only briefly.
@@ -110,15 +111,15 @@ impl JobQueue {
         let mut awaited = AwaitedJob::new(self, side, self.read(job, PiecePlace::default()), None, fate);
         let of_worker =
             |own: &OwnStream| Side { pool: Arc::clone(&side.pool), colour: Arc::clone(&own.side) };
-        let first = own.map(|(own, wait)| (of_worker(&own), own.slots, wait));
+        let first = own.map(|(own, wait)| (of_worker(&own), own.bound(), wait));
         self.create(job, first.as_ref().map_or(side, |(first, ..)| first), request, false).await?;
         if let Err(refused) = self.settle(request).await {
             awaited.fate = UnreadFate::Remains;
             self.delete(job);
             return Err(refused);
         }
-        if let Some((first, slots, wait)) = first {
-            if let Some(entry) = self.enqueue(job, &first, slots).await? {
+        if let Some((first, bound, wait)) = first {
+            if let Some(entry) = self.enqueue(job, &first, bound).await? {
                 awaited.entry = Some(entry.clone().into());
                 awaited.side = first.clone();
                 request.succeed();
