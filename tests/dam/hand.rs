@@ -171,11 +171,10 @@ impl Hand {
     }
 
     async fn begun(&self, given: (String, String, u64)) -> Taken {
-        let mut answer = self.begin_given(&given).await;
+        let answer = self.begin_given(&given).await;
         let (entry, job, _) = given;
-        let sealed = answer.len() > 8 && answer.pop().as_deref() == Some("1");
-        let [run, epoch, attempt, left, path, headers, body, signature] =
-            <[String; 8]>::try_from(answer).expect("it can be run");
+        let [run, epoch, attempt, left, path, headers, body, signature, sealed, _waited] =
+            <[String; 10]>::try_from(answer).expect("it can be run");
         assert_eq!(run, "RUN");
         Taken {
             entry,
@@ -187,7 +186,7 @@ impl Hand {
             headers,
             body,
             signature,
-            sealed,
+            sealed: sealed == "1",
             next: 1,
         }
     }

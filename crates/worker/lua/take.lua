@@ -1,8 +1,8 @@
 -- For workers. Starts a run of a job whose entry was read or claimed. ARGV: 3 the worker, 4 the
 -- colour of the stream, 5 the entry's id, 6 the delivery count: 1 after a read, else from `claim`.
 -- Returns
---   RUN, epoch, attempt, ms until the deadline, path, headers, body, signature, and 1 if the worker
---                   must sign the reply
+--   RUN, epoch, attempt, ms until the deadline, path, headers, body, signature, 1 if the worker must
+--                   sign the reply or else nothing, ms that the entry has waited
 --   GONE            the job has ended: end the entry
 --   DEAD, error, ms no attempts are left: end the entry as a dead letter, with that error, which is
 --                   kept for these ms
@@ -48,7 +48,8 @@ end
 if entry then
   redis.call('HSET', hash, 'given', entry .. ' ' .. given)
 end
-local left = tonumber(deadline) - now()
+local at = now()
+local left = tonumber(deadline) - at
 if left <= 0 then
   fail('expired', 'upstream_timeout', 'The deadline of the job has passed.', epoch, n + 1, dam, async)
   return { 'GONE' }
@@ -75,8 +76,5 @@ redis.call('HSET', hash, 'state', 'running', 'epoch', epoch, 'n', 0, 'sent', 0, 
   'runs', (runs and runs .. ' ' or '') .. worker .. '/' .. colour)
 local path, headers, body, signature, sealed =
   unpack(redis.call('HMGET', hash, 'path', 'headers', 'body', 'signature', 'sealed'))
-local run = { 'RUN', epoch, attempt, left, path or '', headers or '{}', body or '', signature or '' }
-if sealed == '1' then
-  run[#run + 1] = sealed
-end
-return run
+local waited = math.max(at - tonumber(string.match(entry or '', '^%d+') or at), 0)
+return { 'RUN', epoch, attempt, left, path or '', headers or '{}', body or '', signature or '', sealed or '', waited }

@@ -176,12 +176,12 @@ class Drainer:
             return HAND_BACK, b""
         if taken != b"RUN":
             return END, *(told or [b""])  # the error of a dead letter, and how long it is kept
-        run.epoch, _attempt, left, path, headers, body, signature, *sealed = told
+        run.epoch, _attempt, left, path, headers, body, signature, sealed, waited = told
         first = 1
 
         async def send(*parts):
             nonlocal first
-            if sealed and self.key:  # a gateway with a key accepts only signed parts
+            if sealed == b"1" and self.key:  # a gateway with a key accepts only signed parts
                 parts = [(kind, self.signed(job, run.epoch, first + n, kind, data)) for n, (kind, data) in enumerate(parts)]
             args = [*common, run.epoch, first, *(word for part in parts for word in part)]
             said = await self.again(self.emit, keys=keys, args=args)
@@ -195,7 +195,7 @@ class Drainer:
             said = await send(error("upstream_broke", "The job's signature is wrong."))
             return (LEAVE if said == b"FENCED" else END), b""
         parts = asyncio.Queue(TOGETHER)
-        calling = asyncio.create_task(self.call(parts, side, path.decode(), json.loads(headers), body))
+        calling = asyncio.create_task(self.call(parts, side, waited, path.decode(), json.loads(headers), body))
         until = time.monotonic() + left / 1000
         try:
             while True:
@@ -217,7 +217,7 @@ class Drainer:
             calling.cancel()
             await asyncio.gather(calling, return_exceptions=True)
 
-    async def call(self, parts, side, path, headers, body):
+    async def call(self, parts, side, waited, path, headers, body):
         """Calls the app: ASGI 3."""
         fields = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http"}
@@ -231,6 +231,7 @@ class Drainer:
             if message["type"] == "http.response.start":
                 fields = {name.decode(): value.decode() for name, value in message["headers"]}
                 head = {"worker": self.worker, "colour": side, "status": message["status"], "headers": fields}
+                head["waited_ms"] = waited
                 await parts.put(("head", json.dumps(head | ({"version": self.version} if self.version else {}))))
             else:
                 if message.get("body"):

@@ -4,10 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
 use serde::Deserialize;
+
+use crate::fleet::side;
 
 /// Request headers passed to workers.
 const FOR_WORKERS: [&str; 7] = [
@@ -51,6 +54,18 @@ pub struct AnsweredBy {
     pub version: Option<Arc<str>>,
     /// The side whose job it took, as it says.
     pub colour: Option<Arc<str>>,
+    /// How long the job waited in the stream of that side.
+    pub waited: Option<Duration>,
+}
+
+impl AnsweredBy {
+    /// Returns how long a job that waited in the worker's own stream for at most `wait` did so; `None`
+    /// if the worker does not tell.
+    #[must_use]
+    pub fn waited_alone(&self, wait: Duration) -> Option<Duration> {
+        let colour = self.colour.as_deref()?;
+        if side::without_worker(colour) == colour { Some(wait) } else { self.waited }
+    }
 }
 
 #[derive(Deserialize)]
@@ -62,6 +77,8 @@ struct AnswerHead {
     version: Option<String>,
     #[serde(default)]
     colour: Option<String>,
+    #[serde(default)]
+    waited_ms: Option<u64>,
     #[serde(default)]
     headers: BTreeMap<String, String>,
 }
@@ -82,9 +99,10 @@ fn label(text: Option<String>) -> Option<Arc<str>> {
 /// Parses the head of a reply, and who sent it; `None` if it is invalid.
 #[must_use]
 pub fn read_head(data: &[u8]) -> Option<(response::Parts, AnsweredBy)> {
-    let AnswerHead { status, worker, version, colour, headers } =
+    let AnswerHead { status, worker, version, colour, waited_ms, headers } =
         serde_json::from_slice(data.get(..data.len().min(LONGEST))?).ok()?;
-    let by = AnsweredBy { worker: label(worker), version: label(version), colour: label(colour) };
+    let (worker, version, colour) = (label(worker), label(version), label(colour));
+    let by = AnsweredBy { worker, version, colour, waited: waited_ms.map(Duration::from_millis) };
     // A status below 200 has no body, and another response would follow.
     let status = StatusCode::from_u16(status).ok().filter(|status| status.as_u16() >= 200)?;
     let (mut head, ()) = Response::new(()).into_parts();
@@ -140,10 +158,11 @@ mod tests {
         assert_eq!(by, AnsweredBy { worker: Some("w1".into()), ..AnsweredBy::default() });
         let names: Vec<&str> = head.headers.keys().map(HeaderName::as_str).collect();
         assert_eq!((head.status.as_u16(), names), (429, vec!["content-type", "openai-version"]));
-        let text = r#"{"status":200,"worker":"w 1","version":"2.0+a","colour":"blue@2.0"}"#;
+        let text = r#"{"status":200,"worker":"w 1","version":"2.0+a","colour":"blue@2.0","waited_ms":20}"#;
         let (_, by) = read_head(text.as_bytes()).unwrap();
         let (version, colour) = (Some("2.0+a".into()), Some("blue@2.0".into()));
-        assert_eq!(by, AnsweredBy { worker: None, version, colour }, "what is no name is dropped");
+        let waited = Some(Duration::from_millis(20));
+        assert_eq!(by, AnsweredBy { worker: None, version, colour, waited }, "what is no name is dropped");
         for wrong in [
             "",
             "{}",

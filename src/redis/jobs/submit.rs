@@ -83,6 +83,8 @@ pub struct AwaitedJob {
     last: Option<PieceKind>,
     /// The turn of the request in its session, which ends with the job.
     turn: Option<Arc<SessionTurn>>,
+    /// How long it may wait in the stream of one worker.
+    wait_for_worker: Option<Duration>,
 }
 
 impl fmt::Debug for AwaitedJob {
@@ -122,6 +124,7 @@ impl JobQueue {
             if let Some(entry) = self.enqueue(job, &first, bound).await? {
                 awaited.entry = Some(entry.clone().into());
                 awaited.side = first.clone();
+                awaited.wait_for_worker = Some(wait);
                 request.succeed();
                 self.give_to_all_after(wait, job, entry, first, side.clone());
                 return Ok(awaited);
@@ -224,7 +227,14 @@ impl AwaitedJob {
     ) -> Self {
         let (jobs, liveness_probe, side) = (jobs.clone(), LivenessProbe::new(jobs), side.clone());
         let why = JobEndReason::Cancelled;
-        Self { jobs, side, entry, reader, liveness_probe, fate, why, last: None, turn: None }
+        let (last, turn, wait_for_worker) = (None, None, None);
+        Self { jobs, side, entry, reader, liveness_probe, fate, why, last, turn, wait_for_worker }
+    }
+
+    /// Returns how long it may wait for one worker, before any may take it.
+    #[must_use]
+    pub const fn wait_for_worker(&self) -> Option<Duration> {
+        self.wait_for_worker
     }
 
     /// Keeps the turn of the request until the job ends.

@@ -88,6 +88,9 @@ impl Forward<'_> {
         self.record.set_dispatched(sent);
         if let Some(permit) = &self.permit {
             permit.dispatched();
+            if let Some(wait) = awaited.wait_for_worker() {
+                permit.waits_for_session(wait);
+            }
         }
         let (deadline, wait) = self.response_deadline(sent, self.stream);
         let mut timer = LazyTimer::default();
@@ -102,6 +105,11 @@ impl Forward<'_> {
         });
         let ((head, by), first) = begun.await?;
         task.note_answer(&by, clock.now());
+        if let (Some(permit), Some(wait)) = (&self.permit, awaited.wait_for_worker())
+            && let Some(waited) = by.waited_alone(wait)
+        {
+            permit.session_begun_after(waited);
+        }
         // Only a worker that names its side reads a stream of its own.
         if let (Some(turn), Some(worker), Some(_)) = (&self.turn, &by.worker, &by.colour) {
             turn.answered_by(worker);

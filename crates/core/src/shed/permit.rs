@@ -81,6 +81,17 @@ impl Permit {
         self.0.gate.with(|state, now| state.gate.dispatched(self.0.permit(), now));
     }
 
+    /// Records that the request, just dispatched, waits for the one process of its worker that has its
+    /// session, for at most `wait`. This is no sign of load: the others may be free.
+    pub fn waits_for_session(&self, wait: Duration) {
+        self.0.gate.with(|state, _| state.gate.waits_for_session(self.0.permit(), wait));
+    }
+
+    /// Records that this wait took `waited`. Its time to the first token counts from then on.
+    pub fn session_begun_after(&self, waited: Duration) {
+        self.0.gate.with(|state, now| state.gate.session_begun_after(self.0.permit(), waited, now));
+    }
+
     /// Records that the answer is a stream, though the request did not say so: large bodies may say
     /// it after they were sent.
     pub fn answered_as_stream(&self) {

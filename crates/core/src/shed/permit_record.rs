@@ -82,6 +82,9 @@ struct Dispatch {
     in_flight: u32,
     /// When its prompt is assumed to be read; `None` if a first token will show it.
     read_by: Option<Nanos>,
+    /// `true` if it waits for the process that has its session, or nobody has told for how long it did:
+    /// then its times say nothing about the worker's load.
+    bound: bool,
 }
 
 /// An overdue first token, while other streams flow, is certain after this time: the worker decodes
@@ -143,7 +146,7 @@ impl Gate {
         let in_flight = worker.ledger.in_flight();
         worker.usual_in_flight += (f64::from(in_flight) - worker.usual_in_flight) / USUAL_OVER;
         let ahead = worker.ledger.prefill().saturating_sub(permit.load.unread());
-        let mut dispatch = Dispatch { at: now, ahead, in_flight, read_by: None };
+        let mut dispatch = Dispatch { at: now, ahead, in_flight, read_by: None, bound: false };
         if permit.stream {
             worker
                 .awaiting_first_token
@@ -164,6 +167,27 @@ impl Gate {
             // A worker that seemed stalled got a fresh start.
             self.serve(now);
         }
+    }
+
+    /// Records that a dispatched request waits for at most `wait` for the process that has its session.
+    pub(super) fn waits_for_session(&mut self, id: PermitId, wait: Duration) {
+        let Some((permit, worker)) = self.seat_and_worker(id) else { return };
+        let Some(dispatch) = &mut permit.dispatched else { return };
+        dispatch.bound = true;
+        if let Some(deadlines) = worker.awaiting_first_token.get_mut(&(dispatch.at, id)) {
+            deadlines.extend(wait);
+        }
+    }
+
+    /// Records that the process that has the session took the request `waited` after its dispatch.
+    pub(super) fn session_begun_after(&mut self, id: PermitId, waited: Duration, now: Nanos) {
+        let Some((permit, worker)) = self.seat_and_worker(id) else { return };
+        let Some(dispatch) = permit.dispatched.as_mut().filter(|dispatch| dispatch.bound) else { return };
+        let begun = (dispatch.at + waited).min(now);
+        if let Some(deadlines) = worker.awaiting_first_token.remove(&(dispatch.at, id)) {
+            worker.awaiting_first_token.insert((begun, id), deadlines);
+        }
+        (dispatch.at, dispatch.bound) = (begun, false);
     }
 
     /// Records that the answer is a stream, though the request did not say so in time.
@@ -198,7 +222,7 @@ impl Gate {
             worker.answered = worker.answered.max(dispatch.at);
             permit.flowed_at = Some(now);
             worker.flow.count(permit.load.sequences, &mut permit.flowed_in, now);
-            if !worker.stalls.invalidates(dispatch.at) {
+            if !dispatch.bound && !worker.stalls.invalidates(dispatch.at) {
                 let idle = settings.gateways <= 1 && dispatch.in_flight <= permit.load.sequences;
                 let queued = dispatch.in_flight > worker.flow.long_peak();
                 worker
@@ -373,7 +397,7 @@ impl Gate {
         let sample = permit.dispatched.and_then(|dispatch| match ending {
             Ending::Complete if !permit.failed => {
                 let elapsed = now.since(dispatch.at);
-                if !permit.stream && !worker.stalls.invalidates(dispatch.at) {
+                if !permit.stream && !dispatch.bound && !worker.stalls.invalidates(dispatch.at) {
                     let sequences = u64::from(permit.sequences.max(1));
                     let whole = WorkerSample::Whole {
                         dispatched: dispatch.at,

@@ -60,6 +60,8 @@ pub struct JobRun {
     pub genuine: bool,
     /// `true` if the reply must be signed.
     pub sealed: bool,
+    /// How long its entry waited in the stream, in milliseconds.
+    pub waited_ms: u64,
 }
 
 /// Answer of Redis to an `emit`.

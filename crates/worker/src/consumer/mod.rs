@@ -231,8 +231,10 @@ impl Consumer {
                 let body: Vec<u8> = field(&mut answer)?;
                 let signature: Vec<u8> = field(&mut answer)?;
                 let genuine = self.is_genuine(job, &path, &headers, &body, &signature);
-                let sealed = answer.next().is_some();
-                TakenJob::Run(JobRun { epoch, left, path, headers, body: body.into(), genuine, sealed })
+                let sealed = field::<String>(&mut answer)? == "1";
+                let waited_ms = field(&mut answer)?;
+                let body = body.into();
+                TakenJob::Run(JobRun { epoch, left, path, headers, body, genuine, sealed, waited_ms })
             }
             "DEAD" => {
                 let error = field(&mut answer)?;

@@ -126,6 +126,7 @@ impl<E: AnswerEngine> RunContext<'_, E> {
     }
 
     async fn answer(&self, run: JobRun, side: &str, emit: &mut AnswerWriter<'_>) -> EntryVerdict {
+        let waited_ms = run.waited_ms;
         let Some(parts) = request(&run) else {
             return emit.error("upstream_broke", "The job's path or headers cannot be read.").await;
         };
@@ -138,7 +139,7 @@ impl<E: AnswerEngine> RunContext<'_, E> {
             Ok(Err(NoAnswer::Failed(why))) => return emit.failed(&mut Vec::new(), &why).await,
             Err(_) => return emit.late().await,
         };
-        let head = head(self.consumer.place(), side, &response);
+        let head = head(self.consumer.place(), side, waited_ms, &response);
         let mut body = response.into_body();
         let mut parts = vec![(PieceKind::Head, head)];
         loop {
@@ -263,7 +264,7 @@ fn request(run: &JobRun) -> Option<Parts> {
 }
 
 /// Builds the head of an answer: who answers, for which side, and what.
-fn head<B>(place: &ConsumerIdentity, side: &str, response: &Response<B>) -> Bytes {
+fn head<B>(place: &ConsumerIdentity, side: &str, waited_ms: u64, response: &Response<B>) -> Bytes {
     let headers: serde_json::Map<_, _> = response
         .headers()
         .iter()
@@ -273,6 +274,7 @@ fn head<B>(place: &ConsumerIdentity, side: &str, response: &Response<B>) -> Byte
         "worker": place.worker,
         "status": response.status().as_u16(),
         "headers": headers,
+        "waited_ms": waited_ms,
     });
     // A gateway that runs jobs itself has no side.
     if !side.is_empty() {

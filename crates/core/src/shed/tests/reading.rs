@@ -230,3 +230,55 @@ fn a_weight_scales_a_limit_down_and_zero_takes_the_worker_out() {
     gate.weigh("w1", 1.0, at(1));
     granted(&mut gate, &ask("a"), at(1));
 }
+
+/// The limit after a minute in which every fourth stream waits 600 ms for the process that has its
+/// session, before it is served as all others are.
+fn limit_after_waits(told: bool) -> u32 {
+    let mut gate = known(GateSettings { ttft_slo: Duration::from_secs(1), ..settings() });
+    let wait = |step: u64| if step % 4 == 0 { 600 } else { 0 };
+    let mut moments: Vec<(u64, bool, u64)> = Vec::new();
+    for step in 0..600 {
+        let start = 50_000 + step * 100;
+        moments.push((start, false, step));
+        moments.push((start + wait(step) + 150, true, step));
+    }
+    moments.sort_unstable();
+    let mut permits = std::collections::HashMap::new();
+    for (millis, answered, step) in moments {
+        if !answered {
+            let permit = sent(&mut gate, &stream(100), at(millis));
+            if told && wait(step) > 0 {
+                gate.waits_for_session(permit, Duration::from_secs(1));
+            }
+            permits.insert(step, permit);
+            continue;
+        }
+        let permit = permits.remove(&step).unwrap();
+        if told && wait(step) > 0 {
+            gate.session_begun_after(permit, Duration::from_millis(wait(step)), at(millis));
+        }
+        gate.first_token(permit, at(millis));
+        gate.release(permit, Ending::Complete, 5, at(millis));
+    }
+    gate.snapshot(at(120_000)).workers[0].limit
+}
+
+#[test]
+fn a_wait_for_the_process_that_has_the_session_is_no_load() {
+    assert!(limit_after_waits(false) < limit_after_waits(true), "the waits look like load");
+    assert!(limit_after_waits(true) >= 32, "{}", limit_after_waits(true));
+}
+
+#[test]
+fn without_word_of_such_a_wait_its_first_token_says_nothing() {
+    let mut gate = known(settings());
+    let known = gate.snapshot(at(45_000)).workers[0].limit;
+    for step in 0..100 {
+        let start = 50_000 + step * 1000;
+        let permit = sent(&mut gate, &stream(100), at(start));
+        gate.waits_for_session(permit, Duration::from_secs(1));
+        gate.first_token(permit, at(start + 900));
+        gate.release(permit, Ending::Complete, 5, at(start + 910));
+    }
+    assert_eq!(gate.snapshot(at(160_000)).workers[0].limit, known);
+}
