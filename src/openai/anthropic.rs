@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use time::UtcDateTime;
 
-use super::headers::tightest;
+use super::quota_headers::tightest;
 use crate::refusal::{QuotaStatus, Reason, Refusal, Unit};
 
 /// Header with the id of the request, besides `x-request-id`.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use super::{anthropic, error, headers};
+use super::{anthropic, error, quota_headers};
 use crate::refusal::{QuotaStatus, Reason, Refusal};
 
 /// The API whose errors and rate-limit headers a client reads.
@@ -49,9 +49,9 @@ impl Dialect {
             return;
         }
         match self {
-            Self::OpenAi => headers::openai_quotas(map, quotas),
+            Self::OpenAi => quota_headers::openai_quotas(map, quotas),
             Self::Anthropic => anthropic::quotas(map, quotas, wall()),
         }
-        headers::standard_quotas(map, quotas);
+        quota_headers::standard_quotas(map, quotas);
     }
 }

@@ -17,6 +17,7 @@ pub mod form;
 pub mod headers;
 pub mod kinds;
 pub mod model_list;
+mod quota_headers;
 pub mod response_id;
 mod scan;
 pub mod tap;
