@@ -11,10 +11,9 @@ use memchr::memchr2;
 use smallvec::SmallVec;
 
 use super::media::{MediaCount, MediaMember, MediaUrls, is_name};
-use super::member::BodyMember;
 use super::text::{NAMES, SHOWN};
 use super::{BodyFieldError, MAX_MEDIA_PARTS, Shape};
-use crate::openai::kinds::{CountedAs, KindRow};
+use crate::openai::kinds::{BodyMember, CountedAs, KindRow};
 use crate::openai::scan::{JsonText, MAX_DEPTH, Scanner};
 
 /// Bytes of a string that are kept: longer than any name of a member, and than the host of any URL.

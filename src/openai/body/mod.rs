@@ -8,7 +8,6 @@
 mod fault;
 mod follow;
 mod media;
-mod member;
 mod read;
 mod scalar;
 mod shape;
@@ -19,7 +18,6 @@ mod text;
 pub use fault::BodyFieldError;
 pub use follow::BodyFollower;
 pub use media::MediaUrls;
-pub(in crate::openai) use member::BodyMember;
 pub use shape::{Pointer, PointerError, Shape};
 pub use splice::{ModelText, SplicedBody, spliced};
 pub use start::{BodyStart, StartNeeds, parse_start};

@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::str::Utf8Error;
 use std::sync::Arc;
 
-use super::member::BodyMember;
 use super::scalar::{ScalarBound, boolean, output_bound, text, whole};
 use super::shape::{Pointer, Shape};
 use super::splice::{AskedUsage, Splice, stream_options};
@@ -14,7 +13,7 @@ use super::{
     BodyFieldError, Facts, MAX_MEDIA_PARTS, MAX_MODEL_BYTES, MAX_N, MAX_PROMPTS, MAX_RESPONSE_ID_BYTES,
     MAX_SESSION_BYTES,
 };
-use crate::openai::kinds::{CountedAs, Output};
+use crate::openai::kinds::{BodyMember, CountedAs, Output};
 use crate::openai::scan::{JsonText, Scanner};
 use crate::request::Kind;
 

@@ -14,6 +14,7 @@ mod completion;
 mod count;
 mod embedding;
 mod images;
+mod member;
 mod messages;
 mod models;
 mod path;
@@ -21,13 +22,14 @@ mod rerank;
 mod response;
 mod response_by_id;
 
+pub(in crate::openai) use member::BodyMember;
+
 use std::time::Duration;
 
 use http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::body::BodyMember;
 use super::dialect::Dialect;
 use super::error::StreamFormat;
 use crate::request::Kind;

@@ -1,11 +1,9 @@
-//! Member names that the gateway reads in a body.
+//! Names of the members that the gateway reads in a body.
 
-use crate::openai::kinds::KindRow;
+use super::KindRow;
 use crate::openai::scan::JsonText;
 
-/// Members of a body that decisions depend on. Those of the prompt differ by kind ([`kinds`]).
-///
-/// [`kinds`]: crate::openai::kinds
+/// Members of a body that decisions depend on. Those of the prompt differ by kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::openai) enum BodyMember {
     Model,
@@ -44,7 +42,7 @@ pub(in crate::openai) enum BodyMember {
 
 impl BodyMember {
     /// Returns the member with that name, however it is escaped.
-    pub(super) fn of(key: &JsonText<'_>) -> Option<Self> {
+    pub(in crate::openai) fn of(key: &JsonText<'_>) -> Option<Self> {
         Some(match key.name().as_ref() {
             b"model" => Self::Model,
             b"messages" => Self::Messages,
@@ -82,7 +80,7 @@ impl BodyMember {
         })
     }
 
-    pub(super) const fn name(self) -> &'static str {
+    pub(in crate::openai) const fn name(self) -> &'static str {
         match self {
             Self::Model => "model",
             Self::Messages => "messages",
@@ -120,7 +118,7 @@ impl BodyMember {
     }
 
     /// Returns `true` if the gateway reads it in a body of this kind.
-    pub(super) fn is_read(self, row: &KindRow) -> bool {
+    pub(in crate::openai) fn is_read(self, row: &KindRow) -> bool {
         self.is_control() || row.counts(self).is_some()
     }
 

@@ -1,3 +1,5 @@
+mod kinds;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde::de::IgnoredAny;
