@@ -1,4 +1,4 @@
-//! Deadlines of waits for a worker.
+//! Deadlines of waits for a worker, and the timeouts that end them.
 //!
 //! A paused gateway, or one without CPU, finds all its timeouts expired, whatever the workers did.
 //! So its own lateness is no part of a wait, as far as it is
@@ -7,8 +7,32 @@
 
 use std::time::Duration;
 
-use super::error::TimedOutWait;
 use crate::clock::{Lag, Nanos};
+
+/// Timeout that expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimedOutWait {
+    /// First content of an event stream.
+    FirstToken(Duration),
+    /// Gap between two pieces of the response.
+    Idle(Duration),
+    /// Whole response.
+    Total(Duration),
+    /// Worker silent on all its streams.
+    WorkerSilent,
+}
+
+impl TimedOutWait {
+    /// Describes what the worker did, as the end of a sentence.
+    pub(crate) fn describe(self) -> String {
+        match self {
+            Self::FirstToken(limit) => format!("sent no content within {limit:?}"),
+            Self::Idle(limit) => format!("was silent for {limit:?}"),
+            Self::Total(limit) => format!("did not finish within {limit:?}"),
+            Self::WorkerSilent => "stopped sending on all its streams".to_owned(),
+        }
+    }
+}
 
 /// The end of a wait for a worker.
 #[derive(Clone, Copy, Debug)]

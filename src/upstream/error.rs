@@ -3,16 +3,14 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use http::header::{DATE, RETRY_AFTER};
-use http::{HeaderMap, Method, StatusCode, response};
+use http::{Method, StatusCode};
 
 use super::connect::ConnectError;
+use super::deadline::TimedOutWait;
 use super::http1::Http1Error;
 use super::link::LinkError;
 use super::source::AnswerBreak;
 use super::upload::Upload;
-use crate::models::FallbackReason;
-use crate::openai::anthropic;
 use crate::redis::jobs::{self, SubmitRefused};
 use crate::redis::link::BACK;
 use crate::refusal::{Reason, Refusal, with_jitter};
@@ -53,31 +51,6 @@ pub(crate) enum AttemptError {
     Rejected(StatusCode),
     /// Client's request body failed while it was being forwarded: not the worker's error.
     Client(Refusal),
-}
-
-/// Timeout that expired.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TimedOutWait {
-    /// First content of an event stream.
-    FirstToken(Duration),
-    /// Gap between two pieces of the response.
-    Idle(Duration),
-    /// Whole response.
-    Total(Duration),
-    /// Worker silent on all its streams.
-    WorkerSilent,
-}
-
-impl TimedOutWait {
-    /// Describes what the worker did, as the end of a sentence.
-    pub(crate) fn describe(self) -> String {
-        match self {
-            Self::FirstToken(limit) => format!("sent no content within {limit:?}"),
-            Self::Idle(limit) => format!("was silent for {limit:?}"),
-            Self::Total(limit) => format!("did not finish within {limit:?}"),
-            Self::WorkerSilent => "stopped sending on all its streams".to_owned(),
-        }
-    }
 }
 
 impl From<ConnectError> for AttemptError {
@@ -324,40 +297,6 @@ pub(crate) fn is_repeatable(method: &Method, retryable: bool) -> bool {
     retryable || method.is_idempotent()
 }
 
-/// Returns the failure if the status is a refusal that may hold for this worker only.
-pub(crate) fn refusal_status(head: &response::Parts) -> Option<WorkerFailure> {
-    match head.status {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | anthropic::OVERLOADED => {
-            Some(WorkerFailure::Busy(retry_after(&head.headers)))
-        }
-        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Some(WorkerFailure::Refused),
-        StatusCode::INTERNAL_SERVER_ERROR => Some(WorkerFailure::Error),
-        _ => None,
-    }
-}
-
-/// Returns why another model may answer instead of a worker with this answer; `None` if the request
-/// itself is to blame.
-pub(crate) fn fallback_reason(head: &response::Parts) -> Option<FallbackReason> {
-    match refusal_status(head) {
-        Some(WorkerFailure::Busy(_)) => Some(FallbackReason::Overloaded),
-        _ if head.status.is_server_error() => Some(FallbackReason::Failed),
-        _ => None,
-    }
-}
-
-/// Returns the time in `Retry-After`: seconds, or a date. A date is by the worker's clock, so it is compared with
-/// the worker's own `Date`, and ignored without one.
-pub(crate) fn retry_after(fields: &HeaderMap) -> Option<Duration> {
-    let text = fields.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<u32>() {
-        return Some(Duration::from_secs(seconds.into()));
-    }
-    let until = httpdate::parse_http_date(text).ok()?;
-    let sent = httpdate::parse_http_date(fields.get(DATE)?.to_str().ok()?).ok()?;
-    Some(until.duration_since(sent).unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -376,48 +315,6 @@ mod tests {
             assert_eq!(RepeatSafety::MaybeBegun.allows_another(repeatable), expected, "{method} {retryable}");
             assert!(RepeatSafety::NeverSent.allows_another(repeatable));
             assert!(!RepeatSafety::Final.allows_another(repeatable));
-        }
-    }
-
-    #[test]
-    fn an_answer_for_which_the_client_is_to_blame_is_its_own() {
-        for (status, reason) in [
-            (200, None),
-            (400, None),
-            (401, None),
-            (404, None),
-            (422, None),
-            (429, Some(FallbackReason::Overloaded)),
-            (500, Some(FallbackReason::Failed)),
-            (502, Some(FallbackReason::Failed)),
-            (503, Some(FallbackReason::Overloaded)),
-        ] {
-            let mut head = response::Response::new(()).into_parts().0;
-            head.status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(fallback_reason(&head), reason, "{status}");
-        }
-    }
-
-    #[test]
-    fn a_worker_says_in_seconds_or_by_a_date_of_its_own_clock_how_long_it_is_busy() {
-        let noon = "Sun, 06 Nov 1994 12:00:00 GMT";
-        for (said, date, expected) in [
-            ("7", None, Some(7)),
-            (" 7 ", Some(noon), Some(7)),
-            ("Sun, 06 Nov 1994 12:00:30 GMT", Some(noon), Some(30)),
-            ("Sun, 06 Nov 1994 11:59:00 GMT", Some(noon), Some(0)),
-            ("Sun, 06 Nov 1994 12:00:30 GMT", None, None),
-            ("-7", Some(noon), None),
-            ("soon", Some(noon), None),
-        ] {
-            let mut head = response::Response::new(()).into_parts().0;
-            head.status = StatusCode::SERVICE_UNAVAILABLE;
-            head.headers.insert(RETRY_AFTER, said.parse().unwrap());
-            if let Some(date) = date {
-                head.headers.insert(DATE, date.parse().unwrap());
-            }
-            let expected = expected.map(Duration::from_secs);
-            assert_eq!(refusal_status(&head), Some(WorkerFailure::Busy(expected)), "{said} {date:?}");
         }
     }
 

@@ -7,8 +7,7 @@
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use super::deadline::Deadline;
-use super::error::TimedOutWait;
+use super::deadline::{Deadline, TimedOutWait};
 use super::lazy_timer::LazyTimer;
 use crate::clock::{Clock, Nanos};
 use crate::shed::{Permit, SHORTEST_SILENCE};

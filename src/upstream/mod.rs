@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `settings` | operator settings |
 //! | `forward` `exchange` | one request: attempts at workers until the commit |
-//! | `error` | errors, and which of them allow another attempt (pure) |
+//! | `error` `status` | errors, and which of them allow another attempt (pure) |
 //! | `fallback` | another model when the first cannot serve the request |
 //! | `budget` | how many retries are allowed (pure) |
 //! | `beside` | how many calls without a permit a worker has at once |
@@ -63,6 +63,7 @@ mod provider;
 mod queue;
 mod reuse;
 mod source;
+mod status;
 mod tunnel;
 mod upload;
 mod verify;

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, StatusCode, Uri, response};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::error::retry_after;
+use super::status::retry_after;
 use crate::fleet::provider::ProviderNews;
 use crate::shed::WorkerFailure;
 
