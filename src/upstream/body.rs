@@ -13,9 +13,10 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::beside::BesidePlace;
 use super::closing::{self, CutOffListener};
+use super::connections::describe_break;
 use super::deadline::{Deadline, TimedOutWait};
 use super::early::{EarlyAnswer, KeepAliveFilter};
-use super::error::{AttemptError, describe_break};
+use super::error::AttemptError;
 use super::first_token::{self, FirstTokenWait};
 use super::headers;
 use super::lazy_timer::LazyTimer;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use super::connect::ConnectError;
+use super::connections::{
+    ConnectError, ExchangeError, Http1Error, LinkError, describe_break, is_unprocessed,
+};
 use super::deadline::TimedOutWait;
-use super::http1::Http1Error;
-use super::link::LinkError;
 use super::source::AnswerBreak;
 use super::upload::Upload;
 use crate::redis::jobs::{self, SubmitRefused};
@@ -59,6 +59,16 @@ impl From<ConnectError> for AttemptError {
     }
 }
 
+impl From<ExchangeError> for AttemptError {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Link(error) => Self::of_exchange(error),
+            ExchangeError::Switched => Self::Switched,
+            ExchangeError::Silent(wait) => Self::Silent(wait),
+        }
+    }
+}
+
 impl From<AnswerBreak> for AttemptError {
     fn from(error: AnswerBreak) -> Self {
         match error {
@@ -70,7 +80,7 @@ impl From<AnswerBreak> for AttemptError {
 
 impl AttemptError {
     /// Classifies an error of the exchange, which may be one of the client's body.
-    pub(crate) fn of_exchange(error: LinkError) -> Self {
+    fn of_exchange(error: LinkError) -> Self {
         let error = match error {
             LinkError::Http1(Http1Error::Payload(client)) => return Self::Client(client.refusal()),
             LinkError::Http1(error) => return Self::Broke(LinkError::Http1(error)),
@@ -241,31 +251,6 @@ impl AttemptError {
                 Refusal::new(Reason::UpstreamUnreachable, message).with_retry_after(with_jitter(BACK))
             }
         }
-    }
-}
-
-/// Returns `true` if the worker certainly did nothing with a request on an HTTP/2 connection: it
-/// refused the stream, or closes the connection and the stream is not among those it still serves
-/// (RFC 9113 §8.7).
-fn is_unprocessed(error: &hyper::Error) -> bool {
-    let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else {
-        return false;
-    };
-    error.is_remote()
-        && (error.is_go_away() || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)))
-}
-
-/// Describes how a connection failed, without content of the request or the address.
-pub(crate) fn describe_break(error: &LinkError) -> &'static str {
-    match error {
-        LinkError::Http1(Http1Error::Malformed(_)) => "its answer is not valid HTTP",
-        LinkError::Http1(Http1Error::Incomplete) => "it closed the connection in the middle of its answer",
-        LinkError::Http2(error) if error.is_parse() => "its answer is not valid HTTP",
-        LinkError::Http2(error) if error.is_incomplete_message() => {
-            "it closed the connection in the middle of its answer"
-        }
-        LinkError::Http1(Http1Error::Io(_) | Http1Error::Payload(_) | Http1Error::WrongLength)
-        | LinkError::Http2(_) => "the connection failed",
     }
 }
 

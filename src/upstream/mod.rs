@@ -3,7 +3,7 @@
 //! | file | content |
 //! | --- | --- |
 //! | `settings` | operator settings |
-//! | `forward` `exchange` | one request: attempts at workers until the commit |
+//! | `forward` | one request: attempts at workers until the commit |
 //! | `error` `status` | errors, and which of them allow another attempt (pure) |
 //! | `fallback` | another model when the first cannot serve the request |
 //! | `budget` | how many retries are allowed (pure) |
@@ -12,16 +12,12 @@
 //! | `location` | rewriting of redirects |
 //! | `provider` | external workers: what reaches them, and what they tell about their limits |
 //! | `upload` | request bodies that are streamed |
-//! | `endpoints` `reuse` `connect` `dial` `tls` `linking` `link` | connections |
-//! | `http1` | connections that one request uses at a time |
-//! | `http2` `http2_pool` | connections that requests share |
-//! | `verify` | whether a new connection leads to the worker that was discovered |
+//! | `connections` `tls` | workers over HTTP: connections, and exchanges on them |
 //! | `queue` | the Redis queue, from which workers take requests |
 //! | `body` `source` `observer` | the response on its way back |
 //! | `deadline` `first_token` `lazy_timer` | timeouts |
 //! | `early` | starting a response before there is content |
 //! | `closing` | cutting off all requests on shutdown |
-//! | `tunnel` | the connection after an upgrade |
 //!
 //! A response is *committed* at its first content byte, not at its headers. Before that, another
 //! worker can take over unnoticed. After it, each byte is passed on as it comes. A request that a
@@ -39,34 +35,23 @@ pub mod tls;
 mod beside;
 mod body;
 mod closing;
-mod connect;
+mod connections;
 mod deadline;
-mod dial;
 mod early;
-mod endpoints;
 mod error;
-mod exchange;
 mod fallback;
 mod first_token;
 mod form;
 mod forward;
 mod headers;
-mod http1;
-mod http2;
-mod http2_pool;
 mod lazy_timer;
-mod link;
-mod linking;
 mod location;
 mod observer;
 mod provider;
 mod queue;
-mod reuse;
 mod source;
 mod status;
-mod tunnel;
 mod upload;
-mod verify;
 
 pub use body::BodyError;
 pub use early::UpstreamBody;
@@ -91,8 +76,8 @@ use crate::request::{Payload, RequestCost, RequestRecord};
 use beside::BesideCounts;
 use budget::RetryBudget;
 use closing::CutOff;
+use connections::Endpoints;
 use early::{BackgroundForward, EarlyLane};
-use endpoints::Endpoints;
 use forward::Forward;
 
 /// Client for the workers. Clones share connections and the retry budget.

@@ -1,14 +1,12 @@
 //! A worker's response as it is read, and the frames not yet passed on.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::endpoints::Endpoint;
-use super::link::{LinkError, WorkerLink};
+use super::connections::{HttpSource, LinkError};
 use super::queue::JobSource;
 use crate::redis::jobs;
 
@@ -37,9 +35,7 @@ impl AnswerSource {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerBreak>>> {
         match self {
-            Self::Http(source) => {
-                source.link.poll_frame(cx).map(|frame| Some(frame?.map_err(AnswerBreak::Http)))
-            }
+            Self::Http(source) => source.poll_frame(cx).map(|frame| Some(frame?.map_err(AnswerBreak::Http))),
             Self::Job(source) => source.poll_frame(cx).map(|frame| Some(frame?.map_err(AnswerBreak::Job))),
         }
     }
@@ -47,15 +43,15 @@ impl AnswerSource {
     /// Returns `true` if the response was read to its end.
     pub(crate) fn is_over(&self) -> bool {
         match self {
-            Self::Http(source) => source.link.is_over(),
+            Self::Http(source) => source.is_over(),
             Self::Job(source) => source.is_over(),
         }
     }
 
     /// Returns the connection of a fully read response to the pool.
     pub(crate) fn give_back(self) {
-        if let Self::Http(HttpSource { link: WorkerLink::Own(link), endpoint, reusable: true }) = self {
-            endpoint.put(link);
+        if let Self::Http(source) = self {
+            source.give_back();
         }
     }
 
@@ -68,24 +64,9 @@ impl AnswerSource {
 
     pub(crate) fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Http(source) => source.link.size_hint(),
+            Self::Http(source) => source.size_hint(),
             Self::Job(_) => SizeHint::default(),
         }
-    }
-}
-
-/// Rest of a response and its connection.
-#[derive(Debug)]
-pub(crate) struct HttpSource {
-    link: WorkerLink,
-    endpoint: Arc<Endpoint>,
-    /// `true` if both sides agree on where the next response begins.
-    reusable: bool,
-}
-
-impl HttpSource {
-    pub(crate) const fn new(link: WorkerLink, endpoint: Arc<Endpoint>, reusable: bool) -> Self {
-        Self { link, endpoint, reusable }
     }
 }
 

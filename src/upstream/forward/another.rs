@@ -9,7 +9,7 @@ use crate::openai::kinds;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Ending, GatewayRequest, ToWorker};
 use crate::shed::{PermitRequest, Waiter, WorkerFailure};
-use crate::upstream::endpoints::Endpoint;
+use crate::upstream::connections::Endpoint;
 use crate::upstream::error::{AttemptError, RepeatSafety};
 
 impl Forward<'_> {

@@ -10,19 +10,17 @@ use crate::clock::Nanos;
 use crate::openai::kinds;
 use crate::request::AnswerHeaders;
 use crate::upstream::body::{AnswerTimeouts, OpenBody};
+use crate::upstream::connections::{Endpoint, HttpSource, WorkerLink, tunnel};
 use crate::upstream::deadline::{Deadline, TimedOutWait};
-use crate::upstream::endpoints::Endpoint;
 use crate::upstream::error::RepeatSafety;
 use crate::upstream::first_token::FirstTokenWait;
 use crate::upstream::form::BodyForm;
 use crate::upstream::headers::{self, AnswerNames};
 use crate::upstream::lazy_timer::LazyTimer;
-use crate::upstream::link::WorkerLink;
 use crate::upstream::location;
 use crate::upstream::observer::{AnswerObserver, AnswerReading};
 use crate::upstream::settings::UpstreamTimeouts;
-use crate::upstream::source::{AnswerSource, HttpSource};
-use crate::upstream::tunnel::tunnel;
+use crate::upstream::source::AnswerSource;
 
 impl Forward<'_> {
     /// Creates the wait for a request dispatched at `sent`; a movable one may leave early.

@@ -10,12 +10,9 @@ use super::{Forward, WorkerAnswer};
 use crate::clock::Nanos;
 use crate::request::Payload;
 use crate::shed::Permit;
-use crate::upstream::endpoints::Endpoint;
+use crate::upstream::connections::{Endpoint, Linker, WorkerLink, exchange};
 use crate::upstream::error::AttemptError;
-use crate::upstream::exchange::exchange;
 use crate::upstream::lazy_timer::LazyTimer;
-use crate::upstream::link::WorkerLink;
-use crate::upstream::linking::Linker;
 use crate::upstream::provider;
 
 /// Closing connections on which one request is tried in vain, before it goes to another worker.
@@ -48,7 +45,7 @@ impl Forward<'_> {
             let (fault, unsent) =
                 match exchange(&mut link, request, &mut timer, &mut first_token_wait, clock).await {
                     Ok(answer) => return Ok(self.receive(endpoint, link, answer, timer, sent)),
-                    Err(failed) => failed,
+                    Err((fault, unsent)) => (AttemptError::from(fault), unsent),
                 };
             request = match (unsent, &fault) {
                 (Some(unsent), _) if link.is_shared() && unsent_left > 0 => {

@@ -8,8 +8,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::budget::{RecentCounts, seconds};
 use crate::clock::Nanos;
+use crate::upstream::budget::{RecentCounts, seconds};
 
 /// Reuses within the last 10 s below which nothing is decided.
 const USES_MIN: u64 = 4;

@@ -16,13 +16,13 @@ use rustls::pki_types::ServerName;
 use super::connect::{OwnConnection, WorkerAddress};
 use super::http2::{Http2Stream, SharedConnection};
 use super::http2_pool::Http2Pool;
-use super::provider;
 use super::reuse::Reuse;
 use crate::clock::{Clock, Nanos};
 use crate::fleet::provider::ProviderState;
 use crate::fleet::registry::ModelNames;
 use crate::fleet::spec::WorkerSpec;
 use crate::fleet::{Fleet, FleetWorker};
+use crate::upstream::provider;
 
 /// Longest idle time. Common workers close idle connections after 5 s (uvicorn), and a request sent
 /// at that moment is lost. Closing first leaves a second of margin for that race.

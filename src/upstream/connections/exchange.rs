@@ -6,13 +6,13 @@ use std::task::Poll;
 
 use http::{Request, StatusCode, response};
 
-use super::error::AttemptError;
-use super::first_token::FirstTokenWait;
-use super::headers::is_websocket;
-use super::lazy_timer::LazyTimer;
+use super::error::ExchangeError;
 use super::link::WorkerLink;
 use crate::clock::Clock;
 use crate::request::Payload;
+use crate::upstream::first_token::FirstTokenWait;
+use crate::upstream::headers::is_websocket;
+use crate::upstream::lazy_timer::LazyTimer;
 
 /// Sends a request and waits for the response head. The error returns a request never written.
 pub(crate) async fn exchange(
@@ -21,7 +21,7 @@ pub(crate) async fn exchange(
     timer: &mut LazyTimer,
     first_token_wait: &mut FirstTokenWait,
     clock: &Clock,
-) -> Result<response::Parts, (AttemptError, Option<Box<Request<Payload>>>)> {
+) -> Result<response::Parts, (ExchangeError, Option<Box<Request<Payload>>>)> {
     let may_switch = link.may_switch();
     let mut answer = pin!(link.send(request));
     poll_fn(|cx| {
@@ -31,13 +31,13 @@ pub(crate) async fn exchange(
                     if answer.status == StatusCode::SWITCHING_PROTOCOLS
                         && !(may_switch && is_websocket(&answer.headers)) =>
                 {
-                    Err((AttemptError::Switched, None))
+                    Err((ExchangeError::Switched, None))
                 }
                 Ok(answer) => Ok(answer),
-                Err((error, unsent)) => Err((AttemptError::of_exchange(error), unsent)),
+                Err((error, unsent)) => Err((ExchangeError::Link(error), unsent)),
             });
         }
-        first_token_wait.poll_give_up(timer, clock, cx).map(|wait| Err((AttemptError::Silent(wait), None)))
+        first_token_wait.poll_give_up(timer, clock, cx).map(|wait| Err((ExchangeError::Silent(wait), None)))
     })
     .await
 }

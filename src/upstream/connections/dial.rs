@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::timeout;
 
-use super::connect::ConnectError;
+use super::error::ConnectError;
 
 /// Addresses tried per host name, in the order in which the system gives them.
 pub(crate) const ADDRESSES_MAX: usize = 16;

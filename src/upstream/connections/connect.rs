@@ -1,31 +1,27 @@
 //! Connecting to a worker: from the address to the HTTP handshake.
 
 use std::future::Future;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
-use super::deadline::Deadline;
 use super::dial::{ADDRESSES_MAX, dial};
+use super::error::ConnectError;
 use super::http1::WorkerConnection;
 use super::http2::SharedConnection;
-use super::lazy_timer::LazyTimer;
-use super::settings::UpstreamSettings;
-use super::tls;
+use super::socket::{MaybeTls, WorkerSocket};
 use crate::clock::{Clock, Nanos};
 use crate::fleet::spec::Http2Mode;
+use crate::upstream::deadline::Deadline;
+use crate::upstream::lazy_timer::LazyTimer;
+use crate::upstream::settings::UpstreamSettings;
+use crate::upstream::tls;
 
 /// Address of a worker.
 #[derive(Debug)]
@@ -51,35 +47,6 @@ pub(crate) enum NewConnection {
     Own(Box<OwnConnection>),
     /// HTTP/2, for many.
     Shared(Arc<SharedConnection>),
-}
-
-/// Error of a failed connection.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ConnectError {
-    /// Timeout: neither accepted nor refused.
-    #[error("it did not accept a connection within {0:?}")]
-    TimedOut(Duration),
-    /// Host name without an address.
-    #[error("its host name has no address")]
-    NoAddress,
-    /// Error of the system. Only its kind is shown: the rest may name the address.
-    #[error("connecting failed: {}", .0.kind())]
-    Tcp(#[source] io::Error),
-    /// Worker's certificate was rejected, or it speaks no TLS.
-    #[error("its TLS handshake failed")]
-    Tls(#[source] io::Error),
-    /// No TLS client in the settings.
-    #[error("its URL is https, but no certificate authorities are configured")]
-    NoTls,
-    /// All HTTP/2 connections are in use, and there may be no more.
-    #[error("all its HTTP/2 connections are in use")]
-    NoStream,
-    /// Its discovery source is away, and it did not show that it is still the same worker.
-    #[error("its discovery source is away, and it does not answer for any of the models that it served")]
-    Unverified,
-    /// hyper rejected the connection.
-    #[error("the HTTP connection could not be set up")]
-    Http(#[source] hyper::Error),
 }
 
 /// Waits for `work`, at most until `deadline`.
@@ -156,101 +123,6 @@ async fn connect_address(
     let stream =
         TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp).await.map_err(ConnectError::Tls)?;
     Ok(WorkerSocket::new(MaybeTls::Tls(Box::new(stream))))
-}
-
-/// Byte stream of a connection that records whether any byte came.
-#[derive(Debug)]
-pub(crate) struct WorkerSocket {
-    wire: MaybeTls,
-    /// Set on each read. Shared with the [`SharedConnection`], where hyper owns the stream.
-    heard: Arc<AtomicBool>,
-}
-
-/// TCP, or TLS over it: an enum, so that a plain connection costs no dynamic call.
-#[derive(Debug)]
-enum MaybeTls {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl WorkerSocket {
-    fn new(wire: MaybeTls) -> Self {
-        Self { wire, heard: Arc::default() }
-    }
-
-    /// Forgets the bytes that came before the next request.
-    pub(crate) fn forget_heard(&self) {
-        self.heard.store(false, Ordering::Relaxed);
-    }
-
-    /// Returns `true` if no byte came since [`WorkerSocket::forget_heard`].
-    pub(crate) fn is_unheard(&self) -> bool {
-        !self.heard.load(Ordering::Relaxed)
-    }
-
-    /// Returns `true` if the worker chose HTTP/2 in the TLS handshake.
-    fn chose_http2(&self) -> bool {
-        match &self.wire {
-            MaybeTls::Plain(_) => false,
-            MaybeTls::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2),
-        }
-    }
-}
-
-impl AsyncRead for WorkerSocket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        let read = match &mut this.wire {
-            MaybeTls::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            MaybeTls::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
-        };
-        if buf.filled().len() > before {
-            this.heard.store(true, Ordering::Relaxed);
-        }
-        read
-    }
-}
-
-impl AsyncWrite for WorkerSocket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().wire {
-            MaybeTls::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            MaybeTls::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().wire {
-            MaybeTls::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            MaybeTls::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().wire {
-            MaybeTls::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            MaybeTls::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.wire {
-            MaybeTls::Plain(stream) => stream.is_write_vectored(),
-            MaybeTls::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().wire {
-            MaybeTls::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            MaybeTls::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
-        }
-    }
 }
 
 #[cfg(test)]

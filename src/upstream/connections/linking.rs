@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connect::{ConnectError, NewConnection, connect, within};
-use super::deadline::Deadline;
+use super::connect::{NewConnection, connect, within};
 use super::endpoints::Endpoint;
+use super::error::ConnectError;
 use super::link::WorkerLink;
-use super::settings::UpstreamSettings;
 use super::verify::verify;
 use crate::clock::{Clock, Nanos};
 use crate::fleet::spec::Http2Mode;
+use crate::upstream::deadline::Deadline;
+use crate::upstream::settings::UpstreamSettings;
 
 /// Parameters of the connection for one request.
 pub(crate) struct Linker<'a> {

@@ -12,11 +12,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::connect::WorkerSocket;
-use super::deadline::Deadline;
-use super::lazy_timer::LazyTimer;
+use super::socket::WorkerSocket;
 use crate::clock::{Clock, Nanos};
 use crate::shed::Permit;
+use crate::upstream::deadline::Deadline;
+use crate::upstream::lazy_timer::LazyTimer;
 
 /// Buffer size per direction, in bytes.
 const BUFFER: usize = 16 * 1024;

@@ -8,9 +8,10 @@ use http::{Request, response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::connect::{OwnConnection, WorkerSocket};
-use super::http1::Http1Error;
+use super::connect::OwnConnection;
+use super::error::LinkError;
 use super::http2::{self, Http2Stream};
+use super::socket::WorkerSocket;
 use crate::clock::Nanos;
 use crate::request::Payload;
 
@@ -21,15 +22,6 @@ pub(crate) enum WorkerLink {
     Own(Box<OwnConnection>),
     /// HTTP/2: others use the connection too. With the body of the answer, once there is one.
     Shared(Http2Stream, Option<Incoming>),
-}
-
-/// Error of a connection.
-#[derive(Debug)]
-pub(crate) enum LinkError {
-    /// HTTP/1.1.
-    Http1(Http1Error),
-    /// HTTP/2.
-    Http2(hyper::Error),
 }
 
 impl WorkerLink {

@@ -9,8 +9,8 @@ use std::future::poll_fn;
 use http::header::HOST;
 use http::{HeaderValue, Method, Request, Uri};
 
-use super::connect::ConnectError;
 use super::endpoints::Endpoint;
+use super::error::ConnectError;
 use super::link::WorkerLink;
 use crate::openai::model_list::{LARGEST_LIST, MODELS_PATH, model_names};
 use crate::request::Payload;

@@ -60,7 +60,7 @@ pub(crate) struct SharedConnection {
     expires: Nanos,
     /// When it was last seen with a stream, in nanoseconds of the clock.
     used_at: AtomicU64,
-    /// Set on each read, see [`super::connect::WorkerSocket`].
+    /// Set on each read, see [`super::socket::WorkerSocket`].
     heard: Arc<AtomicBool>,
 }
 
