@@ -1,4 +1,4 @@
-//! Errors before the response is committed, and which of them allow another worker.
+//! Errors of attempts and of answers, and which of them allow another worker.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -9,7 +9,6 @@ use super::connections::{
     ConnectError, ExchangeError, Http1Error, LinkError, describe_break, is_unprocessed,
 };
 use super::deadline::TimedOutWait;
-use super::source::AnswerBreak;
 use super::upload::Upload;
 use crate::redis::jobs::{self, SubmitRefused};
 use crate::redis::link::BACK;
@@ -51,6 +50,15 @@ pub(crate) enum AttemptError {
     Rejected(StatusCode),
     /// Client's request body failed while it was being forwarded: not the worker's error.
     Client(Refusal),
+}
+
+/// Error that broke a response off.
+#[derive(Debug)]
+pub(crate) enum AnswerBreak {
+    /// Connection failed.
+    Http(LinkError),
+    /// Job failed.
+    Job(jobs::JobError),
 }
 
 impl From<ConnectError> for AttemptError {

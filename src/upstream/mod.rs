@@ -14,9 +14,8 @@
 //! | `upload` | request bodies that are streamed |
 //! | `connections` `tls` | workers over HTTP: connections, and exchanges on them |
 //! | `queue` | the Redis queue, from which workers take requests |
-//! | `body` `source` `observer` | the response on its way back |
+//! | `body` | the response on its way back |
 //! | `deadline` `first_token` `lazy_timer` | timeouts |
-//! | `early` | starting a response before there is content |
 //! | `closing` | cutting off all requests on shutdown |
 //!
 //! A response is *committed* at its first content byte, not at its headers. Before that, another
@@ -37,7 +36,6 @@ mod body;
 mod closing;
 mod connections;
 mod deadline;
-mod early;
 mod error;
 mod fallback;
 mod first_token;
@@ -46,15 +44,12 @@ mod forward;
 mod headers;
 mod lazy_timer;
 mod location;
-mod observer;
 mod provider;
 mod queue;
-mod source;
 mod status;
 mod upload;
 
-pub use body::BodyError;
-pub use early::UpstreamBody;
+pub use body::{BodyError, UpstreamBody};
 pub use settings::{QueueSettings, RetrySettings, UpstreamSettings, UpstreamTimeouts};
 
 use std::fmt;
@@ -74,10 +69,10 @@ use crate::redis::jobs::JobQueue;
 use crate::refusal::Refusal;
 use crate::request::{Payload, RequestCost, RequestRecord};
 use beside::BesideCounts;
+use body::{BackgroundForward, EarlyLane};
 use budget::RetryBudget;
 use closing::CutOff;
 use connections::Endpoints;
-use early::{BackgroundForward, EarlyLane};
 use forward::Forward;
 
 /// Client for the workers. Clones share connections and the retry budget.

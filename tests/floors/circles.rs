@@ -53,7 +53,7 @@ const CIRCLES: [KnownCircle; 2] = [
     KnownCircle {
         folder: "src",
         module: "upstream",
-        files: &["body", "early", "error", "forward", "observer", "queue", "source"],
+        files: &["body", "forward", "queue"],
         reason: "answers over HTTP and from a queue share one body, which names the sources of both",
     },
 ];

@@ -17,7 +17,7 @@ use crate::request::{
 };
 use crate::shed::{HeldPermit, Permit};
 use crate::upstream::UpstreamInner;
-use crate::upstream::early::EarlyLane;
+use crate::upstream::body::EarlyLane;
 use crate::upstream::error::is_repeatable;
 use crate::upstream::headers::{self, ForwardedFacts};
 use crate::upstream::settings::UpstreamSettings;

@@ -16,9 +16,8 @@ use smallvec::SmallVec;
 
 use super::UpstreamInner;
 use super::beside::BesidePlace;
-use super::body::OpenBody;
+use super::body::{EarlyAnswer, EarlyLane, OpenBody};
 use super::connections::Endpoint;
-use super::early::{EarlyAnswer, EarlyLane};
 use super::error::{AttemptError, RepeatSafety};
 use super::first_token::FirstTokenWait;
 use super::form::BodyForm;

@@ -9,7 +9,7 @@ use super::{Forward, WorkerAnswer};
 use crate::clock::Nanos;
 use crate::openai::kinds;
 use crate::request::AnswerHeaders;
-use crate::upstream::body::{AnswerTimeouts, OpenBody};
+use crate::upstream::body::{AnswerObserver, AnswerReading, AnswerSource, AnswerTimeouts, OpenBody};
 use crate::upstream::connections::{Endpoint, HttpSource, WorkerLink, tunnel};
 use crate::upstream::deadline::{Deadline, TimedOutWait};
 use crate::upstream::error::RepeatSafety;
@@ -18,9 +18,7 @@ use crate::upstream::form::BodyForm;
 use crate::upstream::headers::{self, AnswerNames};
 use crate::upstream::lazy_timer::LazyTimer;
 use crate::upstream::location;
-use crate::upstream::observer::{AnswerObserver, AnswerReading};
 use crate::upstream::settings::UpstreamTimeouts;
-use crate::upstream::source::AnswerSource;
 
 impl Forward<'_> {
     /// Creates the wait for a request dispatched at `sent`; a movable one may leave early.

@@ -19,13 +19,12 @@ use bytes::Bytes;
 use http::response;
 use tokio::time::Instant;
 
-use super::body::OpenBody;
+use super::body::{AnswerSource, OpenBody};
 use super::error::AttemptError;
 use super::first_token::FirstTokenWait;
 use super::forward::{Forward, WorkerAnswer};
 use super::lazy_timer::LazyTimer;
 use super::settings::QueueSettings;
-use super::source::AnswerSource;
 use crate::clock::Nanos;
 use crate::fleet::FleetWorker;
 use crate::fleet::side;

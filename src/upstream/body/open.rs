@@ -1,7 +1,4 @@
-//! The response on its way to the client: the worker's frames, byte for byte and as they come.
-//!
-//! The body owns all that a request occupies: connection, permit, timer. It frees each as early as
-//! possible, and all at once if it is dropped because the client left.
+//! The body of a worker's response: reads it, holds it until it can be committed, and ends it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,20 +8,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::beside::BesidePlace;
-use super::closing::{self, CutOffListener};
-use super::connections::describe_break;
-use super::deadline::{Deadline, TimedOutWait};
 use super::early::{EarlyAnswer, KeepAliveFilter};
-use super::error::AttemptError;
-use super::first_token::{self, FirstTokenWait};
-use super::headers;
-use super::lazy_timer::LazyTimer;
+use super::held::HeldFrames;
 use super::observer::AnswerObserver;
-use super::source::{AnswerBreak, AnswerSource, HeldFrames};
+use super::source::AnswerSource;
 use crate::clock::{Clock, Nanos};
 use crate::refusal::{Reason, Refusal};
 use crate::request::Ending;
+use crate::upstream::beside::BesidePlace;
+use crate::upstream::closing::{self, CutOffListener};
+use crate::upstream::connections::describe_break;
+use crate::upstream::deadline::{Deadline, TimedOutWait};
+use crate::upstream::error::{AnswerBreak, AttemptError};
+use crate::upstream::first_token::{self, FirstTokenWait};
+use crate::upstream::headers;
+use crate::upstream::lazy_timer::LazyTimer;
 
 /// Bytes of a stream held before its first content, bookkeeping included.
 const HELD_MAX: usize = 64 * 1024;

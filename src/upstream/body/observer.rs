@@ -7,15 +7,15 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
 
-use super::closing::{CutOff, CutOffListener};
-use super::headers::{self, AnswerNames};
-use super::source::HeldFrames;
+use super::held::HeldFrames;
 use crate::clock::Nanos;
 use crate::openai::error::{self, StreamFormat};
 use crate::openai::tap::{JsonTap, SseTap, StreamFacts, Usage, UsageFilter};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Blame, Ending, RequestRecord};
 use crate::shed::Permit;
+use crate::upstream::closing::{CutOff, CutOffListener};
+use crate::upstream::headers::{self, AnswerNames};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AnswerReading {
