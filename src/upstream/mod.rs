@@ -4,19 +4,22 @@
 //! | --- | --- |
 //! | `settings` | operator settings |
 //! | `forward` | one request: attempts at workers until the commit |
+//! | `body` | the response on its way back |
+//! | `connections` `tls` | workers over HTTP: connections, and exchanges on them |
+//! | `queue` | workers that take requests from the Redis queue |
 //! | `error` `status` | errors, and which of them allow another attempt (pure) |
-//! | `fallback` | another model when the first cannot serve the request |
 //! | `budget` | how many retries are allowed (pure) |
 //! | `beside` | how many calls without a permit a worker has at once |
 //! | `headers` `form` | which fields pass, and the content type of a response |
 //! | `location` | rewriting of redirects |
 //! | `provider` | external workers: what reaches them, and what they tell about their limits |
 //! | `upload` | request bodies that are streamed |
-//! | `connections` `tls` | workers over HTTP: connections, and exchanges on them |
-//! | `queue` | the Redis queue, from which workers take requests |
-//! | `body` | the response on its way back |
 //! | `deadline` `first_token` `lazy_timer` | timeouts |
 //! | `closing` | cutting off all requests on shutdown |
+//!
+//! The two transports, `connections` and `queue`, know neither attempts nor each other. They meet in
+//! two enums above them: `forward::Transport` sends a request, and `body::AnswerSource` reads the rest
+//! of its response. So no piece of a response costs a dynamic call.
 //!
 //! A response is *committed* at its first content byte, not at its headers. Before that, another
 //! worker can take over unnoticed. After it, each byte is passed on as it comes. A request that a
@@ -37,7 +40,6 @@ mod closing;
 mod connections;
 mod deadline;
 mod error;
-mod fallback;
 mod first_token;
 mod form;
 mod forward;

@@ -1,7 +1,18 @@
 //! The attempt loop: sends one request to workers until a response can be committed.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `begin` | what the request brings |
+//! | `send` | one attempt over HTTP |
+//! | `queue` | one attempt over a queue |
+//! | `receive` | from the head of a response to the answer |
+//! | `another` | whether and where the request is sent once more |
+//! | `fallback` | another model when the first cannot serve the request |
 
 mod another;
 mod begin;
+mod fallback;
+mod queue;
 mod receive;
 mod send;
 
@@ -39,50 +50,50 @@ use crate::shed::{HeldPermit, Permit, WorkerFailure};
 
 /// A request being forwarded, with its state across attempts.
 pub(crate) struct Forward<'a> {
-    pub(super) upstream: &'a UpstreamInner,
+    upstream: &'a UpstreamInner,
     /// Slot for a response that starts before its content; `None` if that is not allowed.
     lane: Option<&'a EarlyLane>,
     /// Start of the first attempt.
     began: Option<Nanos>,
     /// Memory reserved for the request body, released on drop.
     _room: Option<BodyReservation>,
-    pub(super) settings: &'a UpstreamSettings,
-    pub(super) timeouts: UpstreamTimeouts,
+    settings: &'a UpstreamSettings,
+    timeouts: UpstreamTimeouts,
     /// Deadline of `timeouts.total`.
-    pub(super) total_deadline: Nanos,
-    pub(super) head: request::Parts,
+    total_deadline: Nanos,
+    head: request::Parts,
     /// Taken by the attempt that may be the last.
-    pub(super) payload: Option<Payload>,
+    payload: Option<Payload>,
     /// State of a streamed request body; `None` if the body is empty or in memory.
     upload: Option<Upload>,
     /// `true` if a GET, HEAD or OPTIONS has a body, which a worker may take for the next request.
     unexpected_body: bool,
-    pub(super) kind: Kind,
-    pub(super) stream: bool,
-    pub(super) repeatable: bool,
-    pub(super) injected: bool,
+    kind: Kind,
+    stream: bool,
+    repeatable: bool,
+    injected: bool,
     /// Requested protocol upgrade: the protocol and the client's connection.
     switch: Option<(UpgradeTo, OnUpgrade)>,
-    pub(super) record: Arc<RequestRecord>,
-    pub(super) permit: Option<Permit>,
+    record: Arc<RequestRecord>,
+    permit: Option<Permit>,
     /// What `shed` holds; a fallback replaces the permit in it.
-    pub(super) held: Option<HeldPermit>,
+    held: Option<HeldPermit>,
     /// Fallbacks of the model.
-    pub(super) route: Option<Arc<ModelRoute>>,
+    route: Option<Arc<ModelRoute>>,
     /// Piece of the body that names the model.
-    pub(super) model_part: Option<ModelPart>,
+    model_part: Option<ModelPart>,
     /// Caller and request cost, for asking the gate again.
-    pub(super) caller_and_cost: Option<(Caller, RequestCost)>,
+    caller_and_cost: Option<(Caller, RequestCost)>,
     /// Queue job assigned to the request before it came here.
-    pub(super) ticket: Option<JobTicket>,
+    ticket: Option<JobTicket>,
     /// Turn in its session; it ends with the answer.
-    pub(super) turn: Option<Arc<SessionTurn>>,
+    turn: Option<Arc<SessionTurn>>,
     id: HeaderValue,
     retries: u32,
     /// Workers that failed the request, and how.
-    pub(super) failed_at: SmallVec<[(Arc<str>, WorkerFailure); 2]>,
+    failed_at: SmallVec<[(Arc<str>, WorkerFailure); 2]>,
     /// Workers of earlier pools that failed it so that it counts against them.
-    pub(super) failed_before: usize,
+    failed_before: usize,
     /// `true` if it was sent again after an idle connection had ended.
     resent: bool,
     /// Random first index among the workers, for a request without a permit.
@@ -113,7 +124,7 @@ impl Transport {
 }
 
 /// Returns how many of these failures count against their workers.
-pub(super) fn counted(failed_at: &[(Arc<str>, WorkerFailure)]) -> usize {
+fn counted(failed_at: &[(Arc<str>, WorkerFailure)]) -> usize {
     failed_at.iter().filter(|(_, failure)| failure.counts()).count()
 }
 
@@ -134,11 +145,11 @@ impl From<Refusal> for PoolFault {
 }
 
 /// Response whose head has arrived.
-pub(crate) struct WorkerAnswer {
-    pub(super) head: response::Parts,
-    pub(super) body: Box<OpenBody>,
+struct WorkerAnswer {
+    head: response::Parts,
+    body: Box<OpenBody>,
     /// Wait for the content that lets the response be committed.
-    pub(super) first_token_wait: FirstTokenWait,
+    first_token_wait: FirstTokenWait,
 }
 
 impl<'a> Forward<'a> {
@@ -169,7 +180,7 @@ impl<'a> Forward<'a> {
     }
 
     /// Returns `true` if at least two workers failed the request.
-    pub(super) fn fails_anywhere(&self) -> bool {
+    fn fails_anywhere(&self) -> bool {
         self.failed_before + counted(&self.failed_at) > 1
     }
 

@@ -29,11 +29,7 @@ impl Forward<'_> {
     }
 
     /// Returns the deadline of a request dispatched at `sent`, and the timeout that sets it.
-    pub(in crate::upstream) fn response_deadline(
-        &self,
-        sent: Nanos,
-        stream: bool,
-    ) -> (Deadline, TimedOutWait) {
+    pub(super) fn response_deadline(&self, sent: Nanos, stream: bool) -> (Deadline, TimedOutWait) {
         let UpstreamTimeouts { first_token, total, .. } = self.timeouts;
         let deadline = Deadline { since: sent, wait: first_token, total: (total, self.total_deadline) };
         if stream && sent + first_token < self.total_deadline {
@@ -73,7 +69,7 @@ impl Forward<'_> {
     }
 
     /// Creates the observer of a response with this head.
-    pub(in crate::upstream) fn observer(&self, head: &response::Parts, worker: &Arc<str>) -> AnswerObserver {
+    pub(super) fn observer(&self, head: &response::Parts, worker: &Arc<str>) -> AnswerObserver {
         let reading = self.reading(head.status, BodyForm::of(&head.headers));
         let sequences = self.caller_and_cost.as_ref().map_or(1, |(_, request_cost)| request_cost.sequences);
         let closing = self.upstream.closing.clone();
@@ -119,7 +115,7 @@ impl Forward<'_> {
         }
     }
 
-    pub(in crate::upstream) const fn limits(&self) -> AnswerTimeouts {
+    pub(super) const fn limits(&self) -> AnswerTimeouts {
         AnswerTimeouts { idle: self.timeouts.idle, total: (self.timeouts.total, self.total_deadline) }
     }
 

@@ -20,7 +20,7 @@ pub(crate) struct JobSource {
 
 impl JobSource {
     /// Creates the rest of a response whose head was read, followed by `first`.
-    pub(super) fn new(awaited: AwaitedJob, first: AnswerPiece) -> Self {
+    pub(crate) fn new(awaited: AwaitedJob, first: AnswerPiece) -> Self {
         Self { awaited, epoch: first.place.epoch, over: first.kind == PieceKind::End, next: Some(first) }
     }
 

@@ -2,17 +2,17 @@
 
 use tokio::time::timeout;
 
-use super::error::RepeatSafety;
-use super::forward::{Forward, counted};
+use super::{Forward, counted};
 use crate::clock::{Clock, Nanos, saturating_nanos};
 use crate::models::FallbackReason;
 use crate::refusal::Refusal;
 use crate::request::Ending;
 use crate::shed::{Permit, PermitRequest, Waiter};
+use crate::upstream::error::RepeatSafety;
 
 impl Forward<'_> {
     /// Returns `true` if another model may get the request after `trouble`.
-    pub(super) fn may_fall_back(&self, trouble: RepeatSafety) -> bool {
+    fn may_fall_back(&self, trouble: RepeatSafety) -> bool {
         // A job stays in the queue that it was put into.
         trouble.allows_another(self.repeatable)
             && self.ticket.is_none()
