@@ -24,6 +24,8 @@ TAKES = 0.02 + 0.001 * TOKEN_MS * WORDS
 SHARE = 0.7
 SLO = 2.0  # concurrency.ttft_slo in dam.yaml
 STAYS = 0.99
+# s that the clients may be late.
+LATE = 0.25
 # Share of the turns that are sent while the one before is answered.
 HASTY = 0.2
 
@@ -32,48 +34,59 @@ class Talks:
     def __init__(self, stage, sessions, turns, seed):
         self.stage, self.sessions, self.turns, self.random = stage, sessions, turns, random.Random(seed)
         self.done, self.left = [], WORKERS
-        self.total = 0
+        self.total, self.late = 0, 0.0
 
     def think(self):
         """Returns a think time so that `SHARE` of the slots are busy on average."""
         mean = self.sessions * TAKES / (SHARE * self.left * SLOTS) - TAKES
         return self.random.uniform(0.5, 1.5) * max(mean, 0)
 
-    async def session(self, number):
+    async def session(self, number, client):
         await asyncio.sleep(self.random.uniform(0, 1) * self.sessions * TAKES / (SHARE * WORKERS * SLOTS))
         talk, running = [], None
-        async with httpx2.AsyncClient(timeout=60) as client:
-            for _ in range(self.turns):
-                at, _ = self.stage.dams[self.random.randrange(2)]
-                url = f"http://127.0.0.1:{at}/v1/chat/completions"
-                turn = Turn(time.monotonic())
-                talk.append(turn)
-                asking = asyncio.create_task(ask(client, url, WORDS, turn, **{"x-session-id": f"s{number}", "x-user-id": f"s{number}"}))
-                if running:
-                    await running
-                running = asking
-                if self.random.random() < HASTY:
-                    await turn.begun.wait()
-                else:
-                    await asking
-                    await asyncio.sleep(self.think())
-                self.total += 1
-            await running
+        for _ in range(self.turns):
+            at, _ = self.stage.dams[self.random.randrange(2)]
+            url = f"http://127.0.0.1:{at}/v1/chat/completions"
+            turn = Turn(time.monotonic())
+            talk.append(turn)
+            asking = asyncio.create_task(ask(client, url, WORDS, turn, **{"x-session-id": f"s{number}", "x-user-id": f"s{number}"}))
+            if running:
+                await running
+            running = asking
+            if self.random.random() < HASTY:
+                await turn.begun.wait()
+            else:
+                await asking
+                await asyncio.sleep(self.think())
+            self.total += 1
+        await running
         self.done.append(talk)
 
     async def run(self, kill_after):
         """Runs all sessions; kills a worker after this many turns. Returns when that was."""
-        talks = [asyncio.create_task(self.session(number)) for number in range(self.sessions)]
-        while self.total < kill_after:
-            await asyncio.sleep(0.02)
-            for talk in talks:
-                if talk.done():
-                    talk.result()
-        killed = time.monotonic()
-        self.stage.processes["w0"].stop()
-        self.left -= 1
-        await asyncio.gather(*talks)
+        # One client for all: making one takes long enough to delay the turns of the others.
+        everybody = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+        async with httpx2.AsyncClient(timeout=60, limits=everybody) as client:
+            talks = [asyncio.create_task(self.session(number, client)) for number in range(self.sessions)]
+            watch = asyncio.create_task(self.watch_own_lag())
+            while self.total < kill_after:
+                await asyncio.sleep(0.02)
+                for talk in talks:
+                    if talk.done():
+                        talk.result()
+            killed = time.monotonic()
+            self.stage.processes["w0"].stop()
+            self.left -= 1
+            await asyncio.gather(*talks)
+            watch.cancel()
         return killed
+
+    async def watch_own_lag(self):
+        """Measures how late this process itself is, which must not count as time to the first token."""
+        while True:
+            due = time.monotonic() + 0.02
+            await asyncio.sleep(0.02)
+            self.late = max(self.late, time.monotonic() - due)
 
 
 def at_once(jobs):
@@ -128,9 +141,12 @@ async def sessions(count, turns, seed, is_quiet, fault):
               f" {json.dumps({str(name): runs[name] for name in sorted(runs, key=str)})}")
         print(f"           {100 * share:.2f} % at the worker of the turn before while it lived; first token p50"
               f" {1000 * ttft[len(ttft) // 2]:.0f} ms, p99 {1000 * p99:.0f} ms at {SHARE}×; {len(wrong)} of {pairs} turns began before the one before"
-              f" had ended; {broken} broke off and {refused} were refused")
+              f" had ended; {broken} broke off and {refused} were refused;"
+              f" the clients were at most {1000 * talks.late:.0f} ms late")
         if wrong or pairs < count * (turns - 1) * 0.9:
             fault(f"sessions: of {pairs} turns, {len(wrong)} began before the one before had ended: {wrong[:1]}")
+        if is_quiet and talks.late > LATE:
+            fault(f"sessions: the clients themselves were {talks.late:.2f} s late, so the times are not those of the queue")
         if is_quiet and share < STAYS:
             fault(f"sessions: {100 * share:.2f} % stayed, fewer than {100 * STAYS:.0f} %")
         if is_quiet and p99 > SLO:
