@@ -133,6 +133,7 @@ async def sessions(count, turns, seed, is_quiet, fault):
         stayed, moved, ttft, broken, refused = judged(talks.done, killed)
         wrong, pairs = at_once(await stage.jobs())
         share, p99 = stayed / max(stayed + moved, 1), ttft[int(0.99 * (len(ttft) - 1))]
+        refusals = collections.Counter(turn.reason for talk in talks.done for turn in talk if turn.status != 200)
         runs = {}
         for talk in talks.done:
             for turn in talk:
@@ -141,7 +142,7 @@ async def sessions(count, turns, seed, is_quiet, fault):
               f" {json.dumps({str(name): runs[name] for name in sorted(runs, key=str)})}")
         print(f"           {100 * share:.2f} % at the worker of the turn before while it lived; first token p50"
               f" {1000 * ttft[len(ttft) // 2]:.0f} ms, p99 {1000 * p99:.0f} ms at {SHARE}×; {len(wrong)} of {pairs} turns began before the one before"
-              f" had ended; {broken} broke off and {refused} were refused;"
+              f" had ended; {broken} broke off and {refused} were refused {dict(refusals) or ''};"
               f" the clients were at most {1000 * talks.late:.0f} ms late")
         if wrong or pairs < count * (turns - 1) * 0.9:
             fault(f"sessions: of {pairs} turns, {len(wrong)} began before the one before had ended: {wrong[:1]}")

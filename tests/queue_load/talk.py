@@ -14,6 +14,7 @@ class Turn:
     end: float | None = None
     worker: str | None = None
     status: int = 0
+    reason: str | None = None
     whole: bool = False
     begun: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
@@ -33,6 +34,7 @@ async def ask(client, url, words, turn, **headers):
     try:
         async with client.stream("POST", url, json=question(words), headers=headers) as answer:
             turn.status, turn.worker = answer.status_code, answer.headers.get("x-traffic-dam-worker")
+            turn.reason = answer.headers.get("x-traffic-dam-reason")
             said = b""
             async for data in answer.aiter_bytes():
                 if turn.first is None and answer.status_code == 200:
