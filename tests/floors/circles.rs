@@ -23,31 +23,8 @@ struct KnownCircle {
 const CIRCLES: [KnownCircle; 1] = [KnownCircle {
     folder: "crates/core/src",
     module: "shed",
-    files: &[
-        "abandoned",
-        "algorithm",
-        "displace",
-        "ejected_memory",
-        "ejection",
-        "fair_queue",
-        "gate",
-        "handle",
-        "health",
-        "outcomes",
-        "permit",
-        "permit_record",
-        "prefill",
-        "provider",
-        "report",
-        "settings",
-        "silence",
-        "snapshot",
-        "sums",
-        "waiter",
-        "worker",
-        "worker_ejection",
-    ],
-    reason: "each file has one concern of the gate: its data, and above it the methods of `Gate`",
+    files: &["handle", "permit", "waiter"],
+    reason: "a handle makes permits and waiters, which hold it and become each other",
 }];
 
 /// The path of a module from the root of its crate.

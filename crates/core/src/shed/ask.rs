@@ -71,6 +71,11 @@ impl PermitRequest {
         SipHasher13::new().hash(self.caller.as_bytes())
     }
 
+    /// Returns `true` if its permit may be revoked for a critical request later.
+    pub(super) fn is_revocable(&self) -> bool {
+        self.class == Class::Batch && self.repeatable
+    }
+
     /// Returns the load that the request puts on a worker, if none of its prompt is cached there.
     #[must_use]
     pub fn load(&self) -> RequestLoad {

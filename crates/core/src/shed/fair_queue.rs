@@ -17,7 +17,6 @@ use crate::request::Class;
 
 use super::ask::{Affinity, PermitRequest};
 use super::callers::{ClassCallers, WaiterId, WaiterPlace};
-use super::gate::Gate;
 use super::ledger::RequestLoad;
 
 /// Virtual tokens per token at weight 1: weights up to this divide without losing a token.
@@ -194,7 +193,7 @@ impl FairQueue {
                 affinity,
                 stream: ask.stream,
                 tried,
-                ask: Gate::is_revocable(ask).then(|| Box::new(ask.clone())),
+                ask: ask.is_revocable().then(|| Box::new(ask.clone())),
                 since: now,
                 expires,
                 bytes: ask.body_bytes,

@@ -1,10 +1,10 @@
 //! Reachability of a worker, learned from the requests sent to it.
 //!
 //! Two failed connections without an answer between them start a cool-down of 1 s; so does silence
-//! on all streams at once (see `silence`). Then the worker is tried with at most four sequences: an
+//! on all streams at once (see `gate::silence`). Then the worker is tried with at most four sequences: an
 //! answer restores it, another failure doubles the cool-down, up to 10 s. It is always tried again,
 //! also if it is the only one, so no worker is locked out for good. Requests that fail at a
-//! reachable worker are judged by `ejection`, late ones by its limit algorithm.
+//! reachable worker are judged by `gate::ejection`, late ones by its limit algorithm.
 
 use std::time::Duration;
 

@@ -7,25 +7,28 @@
 //! at once with a retry time. The gate takes time and randomness as arguments and has no effects
 //! outside itself, so tests and simulations run the gateway's own code.
 //!
+//! The files of this folder and `algorithm`, `callers` and `prefix` are what a gate is made of:
+//! workers, permits, the queue. `gate` has the decisions, and nothing below imports from it. Above
+//! are `handle`, `permit` and `waiter`, which tasks hold.
+//!
 //! * **Failure mode.** Only the last drop of a [`Permit`] releases it, or a later moment if the
 //!   worker may work on ([`Gate::abandon`]): no timer, no inactivity. A permit that is never
 //!   dropped is never released; a double drop is impossible.
 //! * **Trade-off.** One lock per pool. Decisions take well under a microsecond, so the lock is
 //!   cheaper than the races of lock-free counters between check and count.
 
-mod abandoned;
 mod account;
 mod algorithm;
+mod answer_pace;
+mod arrivals;
 mod ask;
 mod callers;
-mod canary;
 mod canary_counts;
 mod contest;
-mod displace;
 mod drain;
 mod ejected_memory;
-mod ejection;
 mod fair_queue;
+mod first_tokens;
 mod gate;
 mod handle;
 mod health;
@@ -35,10 +38,8 @@ mod outcomes;
 mod permit;
 mod permit_record;
 mod pick;
-mod placing;
 mod prefill;
 mod prefix;
-mod prefix_routing;
 mod provider;
 mod quantile;
 mod refuse;
@@ -46,13 +47,11 @@ mod report;
 mod retry_spread;
 mod session_map;
 pub mod settings;
-mod silence;
 mod snapshot;
 mod stall;
-mod sums;
+mod stream_activity;
 #[cfg(test)]
 mod tests;
-mod upkeep;
 mod waiter;
 mod worker;
 mod worker_ejection;
@@ -63,13 +62,11 @@ pub use callers::WaiterId;
 pub use canary_counts::{
     CanaryCounts, CanaryShare, LOADS, LoadSide, LogMoments, MomentsByLoad, SideCounts, WHOLE,
 };
-pub use displace::Displaced;
-pub use ejection::{EjectionMode, EjectionSettings};
-pub use gate::{Gate, GateAnswer, GrantedPermit, WaitOutcome};
+pub use gate::{Displaced, Gate, GateAnswer, GrantedPermit, WaitOutcome};
 pub use handle::{GateEntry, GateHandle};
 pub use held::HeldPermit;
 pub use ledger::{Ledger, RequestLoad};
-pub use permit::{Permit, REPORT_EVERY};
+pub use permit::Permit;
 pub use permit_record::PermitId;
 pub use pick::{Candidate, CandidateSums, Pick};
 pub use prefix::{
@@ -77,8 +74,9 @@ pub use prefix::{
 };
 pub use provider::{ProviderLevel, ProviderQuota, QuotaHandle, QuotaUse};
 pub use report::LoadReport;
-pub use silence::SHORTEST_SILENCE;
+pub use settings::{EjectionMode, EjectionSettings};
 pub use snapshot::{GateSnapshot, WorkerSnapshot};
+pub use stream_activity::{REPORT_EVERY, SHORTEST_SILENCE};
 pub use waiter::Waiter;
 pub use worker::PoolMember;
 pub use worker_ejection::WorkerTrouble;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::clock::{Nanos, saturating_nanos};
 
-use super::ejection::EjectionSettings;
+use super::settings::EjectionSettings;
 
 /// Parts of the interval, so that it moves in steps of a tenth.
 const PARTS: u64 = 10;

@@ -15,11 +15,8 @@ use super::ask::{PermitRequest, WorkerFailure};
 use super::gate::GrantedPermit;
 use super::handle::GateHandle;
 use super::permit_record::PermitId;
+use super::stream_activity::REPORT_EVERY;
 use super::waiter::{Waiter, WaiterSlot};
-
-/// Minimum time between two token reports of one stream to the gate, so that it takes the pool's
-/// lock ten times per second and not once per token.
-pub const REPORT_EVERY: Duration = Duration::from_millis(100);
 
 /// Permit id that no gate assigns.
 const NO_SEAT: u64 = u64::MAX;

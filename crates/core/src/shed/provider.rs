@@ -11,11 +11,6 @@ use std::time::Duration;
 
 use crate::clock::Nanos;
 
-use super::gate::Gate;
-use super::ledger::RequestLoad;
-use super::permit_record::PermitRecord;
-use super::worker::GateWorker;
-
 /// Quota of an external worker. Its methods lock for a few instructions, never across an await.
 pub trait ProviderQuota: fmt::Debug + Send + Sync {
     /// Returns when a request of `tokens` tokens fits; `None` if it fits now.
@@ -74,49 +69,3 @@ impl PartialEq for QuotaHandle {
 }
 
 impl Eq for QuotaHandle {}
-
-impl GateWorker {
-    /// Returns `true` if it is external.
-    pub(super) const fn is_external(&self) -> bool {
-        self.member.external.is_some()
-    }
-
-    /// Returns `true` if the request may go to this kind of worker, and to its side.
-    pub(super) const fn may_take(&self, load: &RequestLoad) -> bool {
-        (load.external || !self.is_external()) && load.side.may_take(self.member.canary)
-    }
-
-    /// Returns when its quota has room for `load`; `None` if it has room now, or no quota.
-    pub(super) fn quota_opens_at(&self, load: &RequestLoad, now: Nanos) -> Option<Nanos> {
-        self.member.external.as_ref()?.0.opens_at(load.tokens(), now)
-    }
-
-    /// Charges its quota with a request that comes.
-    pub(super) fn charge_quota(&self, permit: &mut PermitRecord, now: Nanos) {
-        if let Some(quota) = &self.member.external {
-            permit.quota_charge = quota.0.charge(permit.load.tokens(), now);
-        }
-    }
-
-    /// Corrects its quota for a request that goes.
-    pub(super) fn settle_quota(&self, permit: &PermitRecord, now: Nanos) {
-        if let Some(quota) = &self.member.external {
-            quota.0.settle(permit.quota_charge, permit.quota_use(), now);
-        }
-    }
-}
-
-impl Gate {
-    /// Returns when a provider's quota has room for `load`, if every worker that could take it is
-    /// external and lacks quota.
-    pub(super) fn quota_opens_at(&mut self, load: &RequestLoad, now: Nanos) -> Option<Nanos> {
-        self.refresh_sums(now);
-        let open = self.sums.open.iter().filter_map(|place| self.workers.get(*place)?.as_ref());
-        let mut earliest: Option<Nanos> = None;
-        for worker in open.filter(|worker| worker.may_take(load)) {
-            let opens_at = worker.quota_opens_at(load, now)?;
-            earliest = Some(earliest.map_or(opens_at, |at| at.min(opens_at)));
-        }
-        earliest
-    }
-}

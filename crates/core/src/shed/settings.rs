@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::canary_counts::CanaryShare;
-use super::ejection::EjectionSettings;
 
 /// Where a worker's limit comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +52,56 @@ impl std::str::FromStr for LimitAlgorithmKind {
         known.map(|(_, kind)| kind).ok_or_else(|| {
             format!("unknown limit algorithm `{text}`; use `stream`, `aimd`, `gradient2` or `vegas`")
         })
+    }
+}
+
+/// How to treat a worker that fails requests which other workers can serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum EjectionMode {
+    /// it gets no requests for a while
+    #[default]
+    On,
+    /// it is shown as failing, but keeps its requests
+    Observe,
+    /// failures have no effect
+    Off,
+}
+
+/// When a worker is ejected, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EjectionSettings {
+    /// What happens to workers that fail.
+    pub mode: EjectionMode,
+    /// Failures in a row that eject a worker. At least 1.
+    pub consecutive: u32,
+    /// Percentage of failures in the interval above which a worker is ejected.
+    pub failure_percentage: u32,
+    /// Requests in the interval from which on the percentage counts.
+    pub request_volume: u32,
+    /// Interval over which requests are counted.
+    pub interval: Duration,
+    /// Length of the first ejection.
+    pub base: Duration,
+    /// Length of the longest ejection.
+    pub max: Duration,
+    /// Maximum share of a pool that is ejected at once, in percent of its workers.
+    pub max_percent: u32,
+}
+
+impl Default for EjectionSettings {
+    fn default() -> Self {
+        Self {
+            mode: EjectionMode::On,
+            consecutive: 5,
+            failure_percentage: 50,
+            request_volume: 20,
+            interval: Duration::from_secs(10),
+            base: Duration::from_secs(5),
+            max: Duration::from_secs(300),
+            max_percent: 50,
+        }
     }
 }
 

@@ -20,7 +20,7 @@ const BACKLOG: Duration = Duration::from_secs(1);
 /// Of the last ten seconds, at most five are suspended.
 const MEMORY: Duration = Duration::from_secs(10);
 const MOST: Duration = Duration::from_secs(5);
-/// Maximum that one stall uses of that; anything longer is silence (see `silence`).
+/// Maximum that one stall uses of that; anything longer is silence (see `gate::silence`).
 const LONGEST: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, Default)]

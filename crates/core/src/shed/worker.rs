@@ -1,27 +1,24 @@
 //! One worker, as its pool's gate sees it.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
-use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
 
 use crate::clock::Nanos;
 
-use super::abandoned::{KnownLoad, Pace};
 use super::algorithm::{self, LimitAlgorithm};
+use super::answer_pace::Pace;
+use super::first_tokens::{FirstTokens, Suspicion};
 use super::health::WorkerHealth;
 use super::ledger::{Ledger, RequestLoad};
 use super::outcomes::Outcomes;
-use super::permit_record::PermitId;
+use super::permit_record::PermitRecord;
 use super::prefill::Prefill;
 use super::provider::QuotaHandle;
-use super::report::KeptReport;
-use super::settings::GateSettings;
-use super::silence::StreamActivity;
+use super::report::{KeptReport, KnownLoad};
+use super::settings::{GateSettings, LimitSource};
 use super::stall::Stalls;
-use super::sums::WorkerShare;
+use super::stream_activity::StreamActivity;
 use super::worker_ejection::{WorkerEjection, WorkerTrouble};
 
 /// One worker, as the fleet describes it to a gate.
@@ -41,6 +38,16 @@ pub struct PoolMember {
     pub canary: bool,
 }
 
+impl PoolMember {
+    /// Returns its size, the sequences that it decodes at once; `None` if unknown.
+    pub(super) fn size(&self, settings: &GateSettings) -> Option<u32> {
+        match settings.limit {
+            LimitSource::Fixed(limit) => Some(limit),
+            LimitSource::Slots | LimitSource::Adaptive => self.slots,
+        }
+    }
+}
+
 /// Share of the KV cache to fill: beyond it a worker preempts requests and computes tokens twice.
 const KV_FILL: (u64, u64) = (9, 10);
 
@@ -57,8 +64,8 @@ pub(super) struct GateWorker {
     pub(super) rejects: bool,
     pub(super) ledger: Ledger,
     pub(super) prefill: Prefill,
-    /// Streams without a first token, in the order of dispatch.
-    pub(super) awaiting_first_token: BTreeMap<(Nanos, PermitId), FirstTokenDeadlines>,
+    /// Streams without a first token.
+    pub(super) first_tokens: FirstTokens,
     pub(super) reported: Option<KeptReport>,
     pub(super) flow: StreamActivity,
     pub(super) stalls: Stalls,
@@ -68,8 +75,6 @@ pub(super) struct GateWorker {
     pub(super) streamed: u64,
     /// Factor on the limit, 0 to 1; normally 1.
     pub(super) weight: f64,
-    /// Dispatch time of the latest request that has had its first token.
-    pub(super) answered: Nanos,
     /// Last check for overdue first tokens.
     pub(super) looked_at: Nanos,
     /// Hash of the id, for the choice by session.
@@ -102,14 +107,13 @@ impl GateWorker {
             rejects: false,
             ledger: Ledger::default(),
             prefill: Prefill::default(),
-            awaiting_first_token: BTreeMap::new(),
+            first_tokens: FirstTokens::default(),
             reported: None,
             flow: StreamActivity::default(),
             stalls: Stalls::default(),
             suspicion: None,
             streamed: 0,
             weight: 1.0,
-            answered: Nanos::ZERO,
             looked_at: Nanos::ZERO,
             key,
             counted: None,
@@ -169,15 +173,49 @@ impl GateWorker {
     /// Returns the number of sequences that may be in flight now.
     pub(super) fn limit(&self) -> u32 {
         let weighed = (f64::from(self.law.limit()) * self.weight) as u32;
-        let left = self.known.room.map_or(weighed, |room| room.min(weighed));
+        let left = self.known.room().map_or(weighed, |room| room.min(weighed));
         // A silent worker is tried beside the requests that hang there, which may end much later.
-        let limit = self.health.bound(left).max(1).saturating_add(self.flow.hung);
+        let limit = self.health.bound(left).max(1).saturating_add(self.flow.hung());
         self.aside.limit_with_trial(limit, self.ledger.in_flight())
+    }
+
+    /// Returns its part of the totals over the pool.
+    pub(super) fn share(&self) -> WorkerShare {
+        WorkerShare { by_class: self.ledger.by_class(), limit: self.limit() }
     }
 
     /// Returns the limit; 0 while it takes no work.
     pub(super) fn room(&self, now: Nanos) -> u32 {
         if self.takes_work_now(now) { self.limit() } else { 0 }
+    }
+
+    /// Returns `true` if it is external.
+    pub(super) const fn is_external(&self) -> bool {
+        self.member.external.is_some()
+    }
+
+    /// Returns `true` if the request may go to this kind of worker, and to its side.
+    pub(super) const fn may_take(&self, load: &RequestLoad) -> bool {
+        (load.external || !self.is_external()) && load.side.may_take(self.member.canary)
+    }
+
+    /// Returns when its quota has room for `load`; `None` if it has room now, or no quota.
+    pub(super) fn quota_opens_at(&self, load: &RequestLoad, now: Nanos) -> Option<Nanos> {
+        self.member.external.as_ref()?.0.opens_at(load.tokens(), now)
+    }
+
+    /// Charges its quota with a request that comes.
+    pub(super) fn charge_quota(&self, permit: &mut PermitRecord, now: Nanos) {
+        if let Some(quota) = &self.member.external {
+            permit.quota_charge = quota.0.charge(permit.load.tokens(), now);
+        }
+    }
+
+    /// Corrects its quota for a request that goes.
+    pub(super) fn settle_quota(&self, permit: &PermitRecord, now: Nanos) {
+        if let Some(quota) = &self.member.external {
+            quota.0.settle(permit.quota_charge, permit.quota_use(), now);
+        }
     }
 
     /// Returns `true` if there is room for `load`: a place in the batch, KV cache, time to read the
@@ -193,7 +231,7 @@ impl GateWorker {
         self.has_place(load.sequences)
             && self.kv_budget.is_none_or(|budget| self.kv(now).saturating_add(load.tokens()) <= budget)
             && self.reads_in_time(load, settings)
-            && !self.is_stalled(now)
+            && !self.first_tokens.are_stalled(now)
     }
 
     /// Returns `true` if the batch has a place. A request of several sequences needs one for the
@@ -222,104 +260,19 @@ impl GateWorker {
                 .is_none_or(|time| time <= settings.slo(load.prompt) / 2)
     }
 
-    /// Returns `true` if the worker has answered none of its requests, nor any sent later, for so
-    /// long that a request sent now would miss its SLO too.
-    fn is_stalled(&self, now: Nanos) -> bool {
-        self.first_in_line().is_some_and(|(_, patience)| now >= patience.stalled_at)
-    }
-
-    /// Returns `true` if it has a prompt to read that may well take until now.
-    pub(super) fn may_be_reading(&self, now: Nanos) -> bool {
-        self.first_in_line().is_some_and(|(_, patience)| now < patience.stalled_at)
-    }
-
-    /// Returns `true` if a first token is missing `length` after the latest time by all estimates.
-    pub(super) fn is_overdue_for(&self, length: Duration, now: Nanos) -> bool {
-        let overdue = |(_, patience): (_, &FirstTokenDeadlines)| now >= patience.stalled_at + length;
-        self.prefill.is_known() && self.first_in_line().is_some_and(overdue)
-    }
-
-    /// Returns the dispatch time of the request whose first token is overdue, if any.
-    pub(super) fn overdue(&self, now: Nanos) -> Option<Nanos> {
-        self.first_in_line().filter(|(_, patience)| now >= patience.late_at).map(|((sent, _), _)| *sent)
-    }
-
-    /// Returns the dispatch time of the oldest request without a first token.
-    pub(super) fn oldest_unread(&self) -> Option<Nanos> {
-        self.awaiting_first_token.first_key_value().map(|((sent, _), _)| *sent)
-    }
-
-    /// Returns when the next prompt in line should have been read; `None` if there is none.
-    pub(super) fn reads_until(&self) -> Option<Nanos> {
-        self.first_in_line().map(|(_, patience)| patience.read_at)
-    }
-
-    /// Returns the stream whose first token is due next. A stream that a later one overtook is
-    /// skipped: it is lost or special, and says nothing about the others.
-    fn first_in_line(&self) -> Option<(&(Nanos, PermitId), &FirstTokenDeadlines)> {
-        let overtaken = (self.answered, PermitId(u64::MAX));
-        self.awaiting_first_token.range((Bound::Excluded(overtaken), Bound::Unbounded)).next()
-    }
-
-    /// Returns the deadlines for the first token of a request sent at `now` behind `ahead` tokens.
-    pub(super) fn patience(
-        &self,
-        ahead: u64,
-        load: &RequestLoad,
-        settings: &GateSettings,
-        now: Nanos,
-    ) -> FirstTokenDeadlines {
-        let slo = settings.slo(load.prompt);
-        match self.prefill.reading(ahead, load.unread()) {
-            None => FirstTokenDeadlines { read_at: Nanos::MAX, late_at: Nanos::MAX, stalled_at: now + slo },
-            Some(reading) => {
-                let late = (reading + slo.mul_f64(algorithm::SLACK)).max(self.prefill.usual(reading));
-                let late_at = now + late.min(reading + slo.mul_f64(LATEST));
-                let stalled_at = late_at.max(now + reading + slo / 2);
-                FirstTokenDeadlines { read_at: now + reading, late_at, stalled_at }
-            }
-        }
-    }
-
     /// Returns `true` if the prompt fits into the KV cache, or if its size is unknown.
     pub(super) fn can_hold(&self, load: &RequestLoad) -> bool {
         self.member.kv_tokens.is_none_or(|kv| load.prompt <= kv)
     }
 }
 
-/// Times at which a missing first token leads to conclusions.
+/// One worker's part of the totals over its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FirstTokenDeadlines {
-    /// When the prompt should have been read.
-    read_at: Nanos,
-    /// Later than prefill explains: the worker has a queue of its own.
-    late_at: Nanos,
-    /// So late that nothing more should be sent until something arrives.
-    stalled_at: Nanos,
-}
-
-impl FirstTokenDeadlines {
-    /// Adds `length`, a time for which the worker is not responsible, to all deadlines.
-    pub(super) fn extend(&mut self, length: Duration) {
-        self.read_at = self.read_at + length;
-        self.late_at = self.late_at + length;
-        self.stalled_at = self.stalled_at + length;
-    }
-}
-
-/// Minimum time between two searches of a worker for overdue first tokens.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// Share of the TTFT SLO after which a first token is overdue, however late they usually are.
-const LATEST: f64 = 0.6;
-
-/// A first token that is overdue while other streams flow.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Suspicion {
-    /// When it was noticed.
-    pub(super) since: Nanos,
-    /// Maximum of sequences that have flowed since.
-    pub(super) flowing: u32,
+pub(super) struct WorkerShare {
+    /// Sequences in flight, by class number.
+    pub(super) by_class: [u32; 3],
+    /// Sequences that may be in flight.
+    pub(super) limit: u32,
 }
 
 fn kv_budget(member: &PoolMember, settings: &GateSettings) -> Option<u64> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::clock::Nanos;
 
-use super::ejection::EjectionSettings;
 use super::permit_record::PermitId;
+use super::settings::EjectionSettings;
 
 /// First pause of a busy worker that names no time.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);

@@ -5,6 +5,24 @@
 //! became of waiting requests. A head of the queue that does not fit holds up those behind it, for
 //! at most its own wait: letting smaller ones pass would starve it.
 
+mod abandoned;
+mod canary;
+mod displace;
+mod ejection;
+mod grant;
+mod overdue;
+mod placing;
+mod prefix_routing;
+mod progress;
+mod release;
+mod reports;
+mod silence;
+mod sums;
+#[cfg(test)]
+pub(super) mod tests;
+mod upkeep;
+mod waiting;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,21 +33,20 @@ use hashbrown::HashMap;
 use crate::clock::Nanos;
 use crate::refusal::Refusal;
 
-use super::ask::{Affinity, PermitRequest};
+pub use self::displace::Displaced;
+
+use self::sums::PoolSums;
+use super::ask::PermitRequest;
 use super::callers::WaiterId;
 use super::canary_counts::{CanaryCounts, MomentsByLoad};
-use super::displace::Displaced;
 use super::drain::DrainEstimate;
 use super::ejected_memory::EjectedMemory;
-use super::fair_queue::{FairQueue, TriedWorkers};
-use super::ledger::RequestLoad;
+use super::fair_queue::FairQueue;
 use super::permit_record::{PermitId, PermitRecord};
 use super::pick::{Candidate, Pick};
 use super::prefix::{PrefixIndex, PrefixOption, PrefixTally};
-use super::refuse;
 use super::retry_spread::RetrySpread;
 use super::settings::GateSettings;
-use super::sums::PoolSums;
 use super::worker::GateWorker;
 
 /// A granted permit.
@@ -67,43 +84,43 @@ pub type WaitOutcome = (WaiterId, Result<GrantedPermit, Refusal>);
 /// The gate of one pool.
 #[derive(Debug)]
 pub struct Gate {
-    pub(super) pool: Arc<str>,
-    pub(super) settings: GateSettings,
-    pub(super) pick: Pick,
+    pool: Arc<str>,
+    settings: GateSettings,
+    pick: Pick,
     /// A worker keeps its index; the index of a removed one is reused.
-    pub(super) workers: Vec<Option<GateWorker>>,
-    pub(super) permits: HashMap<PermitId, PermitRecord>,
-    pub(super) queue: FairQueue,
-    pub(super) drain: DrainEstimate,
+    workers: Vec<Option<GateWorker>>,
+    permits: HashMap<PermitId, PermitRecord>,
+    queue: FairQueue,
+    drain: DrainEstimate,
     /// Recent refusals that carried a retry time.
-    pub(super) retry_spread: RetrySpread,
+    retry_spread: RetrySpread,
     /// Sequences of all permits.
-    pub(super) in_flight: u64,
-    pub(super) random: Rng,
+    in_flight: u64,
+    random: Rng,
     next_permit: u64,
-    pub(super) settled: Vec<WaitOutcome>,
-    pub(super) displaced: Vec<Displaced>,
+    settled: Vec<WaitOutcome>,
+    displaced: Vec<Displaced>,
     /// Permits that a critical request may revoke, by time of grant.
-    pub(super) displaceable: BTreeSet<(Nanos, PermitId)>,
+    displaceable: BTreeSet<(Nanos, PermitId)>,
     /// Permits whose prompt is assumed to be read at the given time.
-    pub(super) reading: BTreeSet<(Nanos, PermitId)>,
+    reading: BTreeSet<(Nanos, PermitId)>,
     /// Permits whose clients have left while the workers may work on, by time of release.
-    pub(super) abandoned: BTreeSet<(Nanos, PermitId)>,
+    abandoned: BTreeSet<(Nanos, PermitId)>,
     /// Workers as the choice sees them, and their indexes. Kept to save allocations.
-    pub(super) candidates: Vec<Candidate>,
-    pub(super) places: Vec<usize>,
-    pub(super) options: Vec<PrefixOption>,
+    candidates: Vec<Candidate>,
+    places: Vec<usize>,
+    options: Vec<PrefixOption>,
     /// The prompts that each worker has read.
-    pub(super) prefixes: PrefixIndex,
-    pub(super) cached: PrefixTally,
+    prefixes: PrefixIndex,
+    cached: PrefixTally,
     /// Ejections of workers that were removed.
-    pub(super) ejected: EjectedMemory,
+    ejected: EjectedMemory,
     /// What became of the requests since the canary began.
-    pub(super) canary: CanaryCounts,
+    canary: CanaryCounts,
     /// Times per token at each load, before any canary.
-    pub(super) pace_history: MomentsByLoad,
+    pace_history: MomentsByLoad,
     /// Totals over the workers.
-    pub(super) sums: PoolSums,
+    sums: PoolSums,
 }
 
 impl Gate {
@@ -173,33 +190,6 @@ impl Gate {
         place.map(|(id, expires_at)| GateAnswer::Waiting { id, expires_at })
     }
 
-    fn admit_at_once(
-        &mut self,
-        ask: &PermitRequest,
-        place: usize,
-        affinity: Affinity,
-        now: Nanos,
-    ) -> GrantedPermit {
-        let load = self.load_at(place, self.load_of(ask), &affinity);
-        let charge = self.queue.charge(ask, &load, now);
-        let mut permit = PermitRecord::new(place, ask.class, load, ask.stream, charge, now);
-        permit.prefix = affinity.prefix;
-        permit.ask = Self::is_revocable(ask).then(|| Box::new(ask.clone()));
-        permit.tried = self.unfit(ask);
-        self.permit(permit, Duration::ZERO, now)
-    }
-
-    /// Returns the workers that cannot serve a request which only one worker can serve.
-    pub(super) fn unfit(&self, ask: &PermitRequest) -> TriedWorkers {
-        let Some(only) = &ask.worker else { return TriedWorkers::new() };
-        let others = self
-            .workers
-            .iter()
-            .enumerate()
-            .filter(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.member.id != *only));
-        others.map(|(place, _)| place).collect()
-    }
-
     /// Removes a waiting request whose client has left.
     pub fn cancel(&mut self, id: WaiterId, now: Nanos) {
         self.queue.remove(id, now);
@@ -219,16 +209,6 @@ impl Gate {
         self.process_timeouts(now);
         self.serve(now);
         refusal
-    }
-
-    /// Returns the refusal of a request that has waited.
-    pub(super) fn waited_in_vain(&mut self, waited: Duration, now: Nanos) -> Refusal {
-        let retry = self.retry_after(now);
-        if self.is_open(now) {
-            refuse::queue_timeout(&self.pool, waited, retry)
-        } else {
-            refuse::no_worker(&self.pool, retry)
-        }
     }
 
     /// Refuses requests whose wait is over, and reopens workers whose cool-down is over.
@@ -254,7 +234,7 @@ impl Gate {
     }
 
     /// Grants permits to waiting requests, in order, while there is room.
-    pub(super) fn serve(&mut self, now: Nanos) {
+    fn serve(&mut self, now: Nanos) {
         self.refresh_sums(now);
         while let Some(head) = self.queue.head(now, self.settings.promote) {
             let (id, load, class) = (head.id, head.load, head.class);
@@ -272,109 +252,5 @@ impl Gate {
                 return;
             }
         }
-    }
-
-    fn admit(&mut self, head: WaiterId, place: usize, now: Nanos) {
-        let Some((waiting, charge)) = self.queue.admit(head, now) else { return };
-        let load = self.load_at(place, waiting.load, &waiting.affinity);
-        let mut permit = PermitRecord::new(place, waiting.class, load, waiting.stream, charge, now);
-        permit.prefix = waiting.affinity.prefix;
-        permit.ask = waiting.ask;
-        permit.tried = waiting.tried;
-        let grant = self.permit(permit, now.since(waiting.since), now);
-        self.settled.push((waiting.id, Ok(grant)));
-    }
-
-    fn permit(&mut self, mut permit: PermitRecord, waited: Duration, now: Nanos) -> GrantedPermit {
-        let id = PermitId(self.next_permit);
-        self.next_permit += 1;
-        let worker = self.attach(id, &mut permit, now);
-        self.in_flight += u64::from(permit.load.sequences);
-        self.drain.granted(now);
-        self.queue.served(permit.class);
-        let yields = permit.ask.is_some();
-        if yields {
-            self.displaceable.insert((permit.granted, id));
-        }
-        let sequences = permit.load.sequences;
-        self.permits.insert(id, permit);
-        GrantedPermit { permit: id, worker, yields, sequences, waited }
-    }
-
-    /// Adds a permit to its worker's ledger; returns the worker's id.
-    pub(super) fn attach(&mut self, id: PermitId, permit: &mut PermitRecord, now: Nanos) -> Arc<str> {
-        self.enter_prefix(permit);
-        let worker = self.workers.get_mut(permit.worker).and_then(Option::as_mut);
-        let Some(worker) = worker else { return Arc::clone(&self.pool) };
-        worker.ledger.occupy(permit.class as usize, &permit.load);
-        worker.aside.begin_trial(id);
-        worker.charge_quota(permit, now);
-        if let Some(reported) = &mut worker.reported {
-            reported.sent(permit.load.tokens());
-        }
-        let id = Arc::clone(&worker.member.id);
-        self.update_sums(permit.worker, now);
-        id
-    }
-
-    /// Queues a request of `load`; returns its id and the end of its wait, or the refusal.
-    pub(super) fn enqueue(
-        &mut self,
-        ask: &PermitRequest,
-        load: RequestLoad,
-        tried: TriedWorkers,
-        now: Nanos,
-    ) -> Result<(WaiterId, Nanos), Refusal> {
-        let open = self.is_open(now);
-        let wait = if open { self.settings.queue_wait } else { self.settings.wait_no_worker };
-        let expires_at = ask.deadline.map_or(now + wait, |deadline| deadline.min(now + wait));
-        let may_wait = expires_at > now && self.settings.queue_length > 0;
-        if !open && !may_wait {
-            let retry = self.retry_after(now);
-            return Err(refuse::no_worker(&self.pool, retry));
-        }
-        if !may_wait {
-            let retry = self.retry_after(now);
-            return Err(refuse::no_queue(self.fullness(now), retry));
-        }
-        let opens_at = self.quota_opens_at(&load, now);
-        if let Some(opens_at) = opens_at.filter(|opens_at| *opens_at >= expires_at) {
-            let retry = self.after_quota(opens_at.since(now));
-            return Err(refuse::no_quota(&self.pool, retry));
-        }
-        if open && let Some(predicted) = self.too_long(ask, expires_at, now) {
-            let retry = self.retry_after(now);
-            return Err(refuse::predicted(self.fullness(now), predicted, expires_at.since(now), retry));
-        }
-        let Some(displaced) = self.queue.make_room(ask, self.bounds(), now) else {
-            let (waiting, bytes) = (self.queue.len(), self.queue.bytes());
-            let retry = self.retry_after(now);
-            return Err(refuse::queue_full(self.fullness(now), waiting, bytes, retry));
-        };
-        for waiting in displaced {
-            self.count_refused(waiting.load.side);
-            let retry = self.retry_after(now);
-            self.settled.push((waiting.id, Err(refuse::displaced(&self.pool, retry))));
-        }
-        let affinity = self.affinity(ask);
-        let load = self.load_anywhere(load, &affinity);
-        let id = self.queue.push(ask, &load, affinity, tried, expires_at, now);
-        // The new head may be smaller than the one that did not fit.
-        if self.queue.head(now, self.settings.promote).is_some_and(|head| head.id == id) {
-            self.serve(now);
-        }
-        Ok((id, expires_at))
-    }
-
-    /// Returns the predicted wait if it is too long. A request that would be next is never refused
-    /// for it: a freed place would then unfairly go to whichever request comes first.
-    fn too_long(&self, ask: &PermitRequest, expires_at: Nanos, now: Nanos) -> Option<Duration> {
-        let budget = expires_at.since(now);
-        let rate = self.drain.rate(self.in_flight, now)?;
-        // With fewer ahead than this, the wait is within the budget; more do not change the answer.
-        let enough = (rate * budget.as_secs_f64()) as u64 + 1;
-        let ahead = self.queue.ahead(ask, expires_at, enough, now)?;
-        let predicted = self.drain.time_to_free(ahead, self.in_flight, now)?;
-        (predicted > budget).then_some(predicted)
     }
 }

@@ -2,13 +2,21 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
-use super::super::{GateEntry, GateHandle, Permit, WorkerFailure};
-use super::*;
+use fastrand::Rng;
+
+use super::{GateEntry, GateHandle, Permit, Waiter};
 use crate::clock::Clock;
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Class, Ending};
+use crate::shed::gate::tests::{ask, at, gate, member, settings};
+use crate::shed::settings::GateSettings;
+use crate::shed::{PermitRequest, PoolMember, WorkerFailure};
 
 struct Unpark(Thread);
 
@@ -27,7 +35,7 @@ impl Wake for Counting {
 }
 
 /// Waits for a permit like an executor with a timer.
-fn block_on(waiter: super::super::Waiter) -> Result<Permit, Refusal> {
+fn block_on(waiter: Waiter) -> Result<Permit, Refusal> {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut waiter = pin!(waiter);
     for _ in 0..10_000 {
@@ -51,7 +59,7 @@ fn admitted(gate: &GateHandle, ask: PermitRequest) -> Permit {
     }
 }
 
-fn queued(gate: &GateHandle, ask: PermitRequest) -> super::super::Waiter {
+fn queued(gate: &GateHandle, ask: PermitRequest) -> Waiter {
     match gate.ask(ask) {
         Ok(GateEntry::Waiting(waiter)) => waiter,
         other => panic!("not waiting: {other:?}"),

@@ -5,7 +5,7 @@
 //! anything, so such a worker is tried again within seconds.
 //!
 //! * **What counts** (`outcomes`): 500, 502, 504, an answer of the wrong type, a connection or
-//!   stream that breaks. 429 and 503 pause the worker for as long as it asks (`aside`) and never
+//!   stream that breaks. 429 and 503 pause the worker for as long as it asks (`worker_ejection`) and never
 //!   eject it; other 4xx say nothing about it.
 //! * **Bounds.** At most `max_percent` of a pool's workers that may take work are ejected, rounded
 //!   down; unreachable workers count as ejected. A pool of one keeps its worker and shows it as
@@ -13,68 +13,15 @@
 //! * **Trade-off.** A worker on trial serves one request at a time, until that is complete or has
 //!   flowed for as long as the shortest ejection.
 
-use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
-
 use crate::clock::Nanos;
+use crate::shed::ask::WorkerFailure;
+use crate::shed::outcomes::{FailureEvidence, OutcomeCounts};
+use crate::shed::permit_record::PermitId;
+use crate::shed::settings::EjectionMode;
+use crate::shed::worker::GateWorker;
+use crate::shed::worker_ejection::WorkerTrouble;
 
-use super::ask::WorkerFailure;
-use super::gate::Gate;
-use super::outcomes::{FailureEvidence, OutcomeCounts};
-use super::permit_record::PermitId;
-use super::worker::GateWorker;
-use super::worker_ejection::WorkerTrouble;
-
-/// How to treat a worker that fails requests which other workers can serve.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum EjectionMode {
-    /// it gets no requests for a while
-    #[default]
-    On,
-    /// it is shown as failing, but keeps its requests
-    Observe,
-    /// failures have no effect
-    Off,
-}
-
-/// When a worker is ejected, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EjectionSettings {
-    /// What happens to workers that fail.
-    pub mode: EjectionMode,
-    /// Failures in a row that eject a worker. At least 1.
-    pub consecutive: u32,
-    /// Percentage of failures in the interval above which a worker is ejected.
-    pub failure_percentage: u32,
-    /// Requests in the interval from which on the percentage counts.
-    pub request_volume: u32,
-    /// Interval over which requests are counted.
-    pub interval: Duration,
-    /// Length of the first ejection.
-    pub base: Duration,
-    /// Length of the longest ejection.
-    pub max: Duration,
-    /// Maximum share of a pool that is ejected at once, in percent of its workers.
-    pub max_percent: u32,
-}
-
-impl Default for EjectionSettings {
-    fn default() -> Self {
-        Self {
-            mode: EjectionMode::On,
-            consecutive: 5,
-            failure_percentage: 50,
-            request_volume: 20,
-            interval: Duration::from_secs(10),
-            base: Duration::from_secs(5),
-            max: Duration::from_secs(300),
-            max_percent: 50,
-        }
-    }
-}
+use super::Gate;
 
 impl Gate {
     /// Records that a request which failed at `worker` succeeded at another.

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::{PermitId, WorkerFailure};
 use super::*;
+use crate::shed::{PermitId, WorkerFailure};
 
 /// One event. Its numbers select among what exists at that moment.
 #[derive(Clone, Debug)]
@@ -332,6 +332,6 @@ proptest! {
         prop_assert!(rest.workers.iter().all(|w| (w.prefill_tokens, w.tokens, w.leaving) == (0, 0, false)));
         prop_assert_eq!((account.gate.in_flight, account.asked), (0, account.ended));
         prop_assert!(account.gate.displaceable.is_empty() && account.gate.reading.is_empty());
-        prop_assert!(account.gate.workers.iter().flatten().all(|worker| worker.awaiting_first_token.is_empty()));
+        prop_assert!(account.gate.workers.iter().flatten().all(|worker| worker.first_tokens.is_empty()));
     }
 }

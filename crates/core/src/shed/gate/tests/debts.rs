@@ -6,10 +6,10 @@ use fastrand::Rng;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::PermitId;
-use super::super::account::{DEBT, LOOK_EVERY};
-use super::super::contest::CREDIT;
 use super::*;
+use crate::shed::PermitId;
+use crate::shed::account::{DEBT, LOOK_EVERY};
+use crate::shed::contest::CREDIT;
 
 /// Step of the time, in milliseconds.
 const STEP: u64 = 10;

@@ -2,9 +2,9 @@
 
 use std::sync::Mutex;
 
-use super::super::algorithm::{LimitAlgorithm, WorkerHints, WorkerSample};
-use super::super::{PermitId, WorkerFailure};
 use super::*;
+use crate::shed::algorithm::{LimitAlgorithm, WorkerHints, WorkerSample};
+use crate::shed::{PermitId, WorkerFailure};
 
 #[derive(Debug)]
 struct Listening(Arc<Mutex<Vec<WorkerSample>>>);

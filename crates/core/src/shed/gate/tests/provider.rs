@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::super::{ProviderLevel, ProviderQuota, QuotaHandle, QuotaUse, WorkerFailure};
 use super::*;
+use crate::shed::{ProviderLevel, ProviderQuota, QuotaHandle, QuotaUse, WorkerFailure};
 
 /// A quota that opens when a test says, and remembers what it was told.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! Ejection of workers that fail requests which others can serve.
 
-use super::super::{EjectionMode, EjectionSettings, WorkerFailure, WorkerTrouble};
 use super::*;
+use crate::shed::{EjectionMode, EjectionSettings, WorkerFailure, WorkerTrouble};
 
 fn gate_of(count: usize, ejection: EjectionSettings) -> Gate {
     let members: Vec<_> = (1..=count).map(|number| member(&format!("w{number}"), 8)).collect();

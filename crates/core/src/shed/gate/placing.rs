@@ -5,15 +5,16 @@ use smallvec::SmallVec;
 use crate::clock::Nanos;
 use crate::refusal::Refusal;
 use crate::request::Class;
+use crate::shed::ask::{Affinity, PermitRequest};
+use crate::shed::canary_counts::LoadSide;
+use crate::shed::fair_queue::TriedWorkers;
+use crate::shed::ledger::RequestLoad;
+use crate::shed::pick::Candidate;
+use crate::shed::refuse::{self, Fullness};
+use crate::shed::worker::GateWorker;
 
-use super::ask::Affinity;
-use super::canary_counts::LoadSide;
-use super::gate::Gate;
-use super::ledger::RequestLoad;
-use super::pick::Candidate;
-use super::refuse::{self, Fullness};
+use super::Gate;
 use super::sums::PoolSums;
-use super::worker::GateWorker;
 
 /// Up to this many workers are all examined: it costs no more than drawing some.
 pub(super) const FEW: usize = 16;
@@ -91,10 +92,34 @@ impl Gate {
         }
     }
 
+    /// Returns the workers that cannot serve a request which only one worker can serve.
+    pub(super) fn unfit(&self, ask: &PermitRequest) -> TriedWorkers {
+        let Some(only) = &ask.worker else { return TriedWorkers::new() };
+        let others = self
+            .workers
+            .iter()
+            .enumerate()
+            .filter(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.member.id != *only));
+        others.map(|(place, _)| place).collect()
+    }
+
     /// Returns `true` if any worker takes work now.
     pub(super) fn is_open(&mut self, now: Nanos) -> bool {
         self.refresh_sums(now);
         !self.sums.open.is_empty()
+    }
+
+    /// Returns when a provider's quota has room for `load`, if every worker that could take it is
+    /// external and lacks quota.
+    pub(super) fn quota_opens_at(&mut self, load: &RequestLoad, now: Nanos) -> Option<Nanos> {
+        self.refresh_sums(now);
+        let open = self.sums.open.iter().filter_map(|place| self.workers.get(*place)?.as_ref());
+        let mut earliest: Option<Nanos> = None;
+        for worker in open.filter(|worker| worker.may_take(load)) {
+            let opens_at = worker.quota_opens_at(load, now)?;
+            earliest = Some(earliest.map_or(opens_at, |at| at.min(opens_at)));
+        }
+        earliest
     }
 
     /// Returns the fill level of the workers that take work now.

@@ -5,11 +5,10 @@
 //! counted again ([`Gate::refresh_sums`]). Such changes are rare beside requests.
 
 use crate::clock::Nanos;
+use crate::shed::session_map::SessionMap;
+use crate::shed::worker::WorkerShare;
 
-use super::gate::Gate;
-use super::session_map::SessionMap;
-use super::settings::{GateSettings, LimitSource};
-use super::worker::{GateWorker, PoolMember};
+use super::Gate;
 
 /// Totals over the workers that take work now.
 #[derive(Debug)]
@@ -78,19 +77,6 @@ impl PoolSums {
     }
 }
 
-/// One worker's part of the totals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct WorkerShare {
-    by_class: [u32; 3],
-    limit: u32,
-}
-
-impl GateWorker {
-    fn share(&self) -> WorkerShare {
-        WorkerShare { by_class: self.ledger.by_class(), limit: self.limit() }
-    }
-}
-
 impl Gate {
     /// Updates the totals after a change at the worker with this `index`.
     pub(super) fn update_sums(&mut self, index: usize, now: Nanos) {
@@ -128,10 +114,9 @@ impl Gate {
             if worker.takes_work() {
                 sums.largest_prompt = sums.largest_prompt.max(Some(worker.largest_prompt()));
             }
-            if worker.known.until <= now {
-                worker.known.room = None;
-            } else if worker.known.room.is_some() {
-                sums.until = sums.until.min(worker.known.until);
+            worker.known.expire(now);
+            if let Some(end) = worker.known.room_until() {
+                sums.until = sums.until.min(end);
             }
             if let Some(end) = worker.closed_until(now) {
                 sums.until = sums.until.min(end);
@@ -159,19 +144,11 @@ impl Gate {
     pub(super) fn fleet_ceiling(&self, now: Nanos) -> Option<f64> {
         let (mut sum, mut largest) = (0.0_f64, 0.0_f64);
         for worker in self.workers.iter().flatten().filter(|worker| worker.takes_work_now(now)) {
-            let base = f64::from(base(&worker.member, &self.settings)?);
+            let base = f64::from(worker.member.size(&self.settings)?);
             sum += base * worker.weight;
             largest = largest.max(base);
         }
         let ceiling = (sum * self.settings.fleet_factor).max(largest);
         Some(ceiling / f64::from(self.settings.gateways.max(1)))
-    }
-}
-
-/// Returns the size of a worker, the sequences that it decodes at once; `None` if unknown.
-pub(super) fn base(member: &PoolMember, settings: &GateSettings) -> Option<u32> {
-    match settings.limit {
-        LimitSource::Fixed(limit) => Some(limit),
-        LimitSource::Slots | LimitSource::Adaptive => member.slots,
     }
 }

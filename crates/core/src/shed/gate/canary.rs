@@ -16,15 +16,15 @@ use std::time::Duration;
 
 use crate::clock::Nanos;
 use crate::request::Ending;
+use crate::shed::ask::PermitRequest;
+use crate::shed::canary_counts::{CanaryCounts, CanaryShare, LoadSide, MomentsByLoad};
+use crate::shed::ledger::RequestLoad;
+use crate::shed::permit_record::{PermitId, PermitRecord};
+use crate::shed::pick::CandidateSums;
+use crate::shed::settings::GateSettings;
+use crate::shed::worker::PoolMember;
 
-use super::ask::PermitRequest;
-use super::canary_counts::{CanaryCounts, CanaryShare, LoadSide, MomentsByLoad};
-use super::gate::Gate;
-use super::ledger::RequestLoad;
-use super::permit_record::{PermitId, PermitRecord};
-use super::pick::CandidateSums;
-use super::settings::GateSettings;
-use super::worker::PoolMember;
+use super::Gate;
 
 /// Durations in a class of load beyond which earlier ones fade.
 const REMEMBERED: u64 = 2000;
@@ -135,7 +135,7 @@ impl PermitRecord {
     /// Returns what became of the request; `None` if it says nothing about its side. `own`: its
     /// last worker is of its side.
     fn outcome(&self, own: bool, ending: Ending, settings: &GateSettings, now: Nanos) -> Option<SideOutcome> {
-        if self.failed_by_side {
+        if self.has_failed_by_side() {
             return Some(SideOutcome::Failed);
         }
         let elapsed = now.since(self.dispatched_at()?);
@@ -143,7 +143,7 @@ impl PermitRecord {
         match ending {
             Ending::Refused => None,
             // Whoever waits for longer than promised and leaves was not served in time.
-            Ending::ClientGone if own && self.stream && self.ttft.is_none() && elapsed > slo => {
+            Ending::ClientGone if own && self.stream && self.ttft().is_none() && elapsed > slo => {
                 Some(SideOutcome::Served { good: false, ttft: Some(elapsed), pace: None, whole: None })
             }
             Ending::ClientGone => None,
@@ -152,15 +152,15 @@ impl PermitRecord {
             Ending::Complete if self.has_failed() => Some(SideOutcome::Failed),
             Ending::Complete => {
                 let per = |length: Duration, tokens: u64| (tokens > 0).then(|| length.div_f64(tokens as f64));
-                let (pace, whole) = match self.ttft {
+                let (pace, whole) = match self.ttft() {
                     Some(ttft) => {
                         (per(elapsed.saturating_sub(ttft), self.seen_tokens().saturating_sub(1)), None)
                     }
                     None if self.stream => (None, None),
                     None => (None, per(elapsed, self.seen_tokens())),
                 };
-                let good = self.ttft.is_none_or(|ttft| ttft <= slo);
-                Some(SideOutcome::Served { good, ttft: self.ttft, pace, whole })
+                let good = self.ttft().is_none_or(|ttft| ttft <= slo);
+                Some(SideOutcome::Served { good, ttft: self.ttft(), pace, whole })
             }
         }
     }

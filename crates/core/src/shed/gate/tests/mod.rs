@@ -13,7 +13,6 @@ mod queueing;
 mod random;
 mod reading;
 mod silence;
-mod threads;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +22,8 @@ use fastrand::Rng;
 use crate::clock::Nanos;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Class, Ending};
-
-use super::settings::{GateSettings, LimitSource};
-use super::{
+use crate::shed::settings::{GateSettings, LimitSource};
+use crate::shed::{
     Candidate, Gate, GateAnswer, GrantedPermit, PermitId, PermitRequest, Pick, PoolMember, WaiterId,
 };
 
@@ -38,11 +36,11 @@ fn least_loaded(candidates: &[Candidate], _random: &mut Rng) -> Option<usize> {
 /// A predictable policy; sessions go to the least loaded worker, too.
 const PICK: Pick = Pick { any: least_loaded, rank: |_, _| 0, below_session_share: |_, _| true };
 
-fn settings() -> GateSettings {
+pub(in crate::shed) fn settings() -> GateSettings {
     GateSettings { queue_length: 16, queue_bytes: 1 << 20, fleet_factor: 1.0, ..GateSettings::default() }
 }
 
-fn member(id: &str, slots: u32) -> PoolMember {
+pub(in crate::shed) fn member(id: &str, slots: u32) -> PoolMember {
     PoolMember {
         id: Arc::from(id),
         slots: Some(slots),
@@ -53,13 +51,13 @@ fn member(id: &str, slots: u32) -> PoolMember {
     }
 }
 
-fn gate(settings: GateSettings, members: &[PoolMember]) -> Gate {
+pub(in crate::shed) fn gate(settings: GateSettings, members: &[PoolMember]) -> Gate {
     let mut gate = Gate::new(Arc::from("default"), settings, PICK, 7);
     gate.rebuild(gate.settings.clone(), members.to_vec(), Nanos::ZERO);
     gate
 }
 
-fn ask(caller: &str) -> PermitRequest {
+pub(in crate::shed) fn ask(caller: &str) -> PermitRequest {
     PermitRequest {
         caller: Arc::from(caller),
         weight: 1,
@@ -78,7 +76,7 @@ fn ask(caller: &str) -> PermitRequest {
     }
 }
 
-fn at(millis: u64) -> Nanos {
+pub(in crate::shed) fn at(millis: u64) -> Nanos {
     Nanos::from_millis(millis)
 }
 

@@ -2,15 +2,15 @@
 
 use crate::clock::Nanos;
 use crate::request::PromptPrefix;
+use crate::shed::ask::{Affinity, PermitRequest};
+use crate::shed::ledger::RequestLoad;
+use crate::shed::permit_record::{PermitId, PermitRecord};
+use crate::shed::pick::CandidateSums;
+use crate::shed::prefix::{LEAST_BLOCKS, PrefixOption, best, blocks_of};
+use crate::shed::worker::GateWorker;
 
-use super::ask::{Affinity, PermitRequest};
-use super::gate::Gate;
-use super::ledger::RequestLoad;
-use super::permit_record::{PermitId, PermitRecord};
-use super::pick::CandidateSums;
+use super::Gate;
 use super::placing::{DRAWS, FEW};
-use super::prefix::{LEAST_BLOCKS, PrefixOption, best, blocks_of};
-use super::worker::GateWorker;
 
 /// Seconds per prompt token of workers that nothing is known of: 8000 tokens per second.
 const UNKNOWN_PACE: f64 = 1.0 / 8000.0;

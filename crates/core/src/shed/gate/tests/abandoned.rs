@@ -1,7 +1,7 @@
 //! Non-streamed answers whose clients have left, and load that this gateway did not send.
 
-use super::super::LoadReport;
 use super::*;
+use crate::shed::LoadReport;
 
 fn whole(caller: &str) -> PermitRequest {
     PermitRequest { stream: false, ..ask(caller) }

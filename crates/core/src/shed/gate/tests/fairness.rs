@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::PermitId;
 use super::*;
+use crate::shed::PermitId;
 
 /// The offer and the result of one caller.
 struct Offered {

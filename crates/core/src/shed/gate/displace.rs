@@ -14,13 +14,13 @@ use smallvec::SmallVec;
 use crate::clock::Nanos;
 use crate::refusal::Refusal;
 use crate::request::{Class, Ending};
+use crate::shed::ask::PermitRequest;
+use crate::shed::callers::WaiterId;
+use crate::shed::ledger::RequestLoad;
+use crate::shed::permit_record::{PermitId, PermitRecord};
+use crate::shed::refuse;
 
-use super::ask::PermitRequest;
-use super::callers::WaiterId;
-use super::gate::Gate;
-use super::ledger::RequestLoad;
-use super::permit_record::{PermitId, PermitRecord};
-use super::refuse;
+use super::Gate;
 
 /// Permits examined for one request; further ones hardly differ.
 const TRIES: usize = 8;
@@ -71,11 +71,6 @@ impl Gate {
         })
     }
 
-    /// Returns `true` if the permit for `ask` may be revoked for a critical request later.
-    pub(super) fn is_revocable(ask: &PermitRequest) -> bool {
-        ask.class == Class::Batch && ask.repeatable
-    }
-
     /// Returns a worker where `ask` has room once the returned permit is revoked.
     pub(super) fn find_yielding(&mut self, ask: &PermitRequest, now: Nanos) -> Option<(usize, PermitId)> {
         if ask.class != Class::Critical {
@@ -100,14 +95,14 @@ impl Gate {
     /// Returns the load of a request whose permit was revoked. What failed at its side goes to the other.
     fn load_after(&self, permit: &PermitRecord, ask: &PermitRequest) -> RequestLoad {
         let load = self.load_of(ask);
-        let side = if permit.failed_by_side { load.side.elsewhere() } else { load.side };
+        let side = if permit.has_failed_by_side() { load.side.elsewhere() } else { load.side };
         RequestLoad { side, ..load }
     }
 
     /// Revokes a permit; [`Gate::requeue`] queues its request again. A failure at its side counts now, as
     /// the next permit does not know of it.
     pub(super) fn revoke(&mut self, id: PermitId, now: Nanos) -> Option<PermitRecord> {
-        if self.permits.get(&id)?.failed_by_side {
+        if self.permits.get(&id)?.has_failed_by_side() {
             self.count_ended(id, Ending::WorkerFailed, now);
         }
         let mut permit = self.permits.remove(&id)?;

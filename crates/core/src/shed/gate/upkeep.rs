@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use crate::clock::Nanos;
 use crate::request::Class;
+use crate::shed::fair_queue::QueueBounds;
+use crate::shed::ledger::RequestLoad;
+use crate::shed::prefix::PrefixIndex;
+use crate::shed::refuse;
+use crate::shed::settings::GateSettings;
+use crate::shed::snapshot::{GateSnapshot, WorkerSnapshot};
+use crate::shed::worker::{GateWorker, PoolMember};
 
-use super::fair_queue::QueueBounds;
-use super::gate::Gate;
-use super::ledger::RequestLoad;
-use super::prefix::PrefixIndex;
-use super::refuse;
-use super::settings::GateSettings;
-use super::snapshot::{GateSnapshot, WorkerSnapshot};
-use super::worker::{GateWorker, PoolMember};
+use super::Gate;
 
 /// Retry time before anything was measured.
 const FIRST_RETRY: Duration = Duration::from_secs(1);

@@ -1,0 +1,67 @@
+//! Silent workers: they are up, answer their health checks, and send no more tokens.
+//!
+//! One stream may pause; all streams of a worker do not at once. So a request that has waited for
+//! its next token for a while reports that ([`Gate::awaits`]). If the worker has sent nothing on
+//! any stream for longer than its token times explain, it is treated as unreachable: it gets no new
+//! requests, those without a first token move to other workers, and after a cool-down a few
+//! requests try it. Streams that hang there end by their own timeout. A token on any of them ends
+//! the silence at once.
+//!
+//! * **Failure mode.** If all its streams have stalled clients, a worker is not silent: only
+//!   requests that wait for it report. While it may be reading a long prompt and decodes nothing,
+//!   it is not silent either.
+//! * **Trade-off.** A worker whose only stream pauses for seconds is skipped for one cool-down; the
+//!   stream goes on.
+
+use crate::clock::Nanos;
+use crate::shed::permit_record::{PermitId, PermitRecord};
+
+use super::Gate;
+
+impl Gate {
+    /// Reports that a streamed request has got nothing from its worker for a while. Returns `true`
+    /// if it should move: the worker fell silent after the dispatch, none of its answer has come,
+    /// and there is another worker.
+    pub fn awaits(&mut self, id: PermitId, now: Nanos) -> bool {
+        let Some((permit, worker)) = self.seat_and_worker(id) else { return false };
+        let Some(sent) = permit.dispatched_at().filter(|_| permit.stream) else { return false };
+        let (begun, place) = (permit.has_begun(), permit.worker);
+        let telling = match worker.health.silent_since() {
+            // A stream that has not begun is evidence only if a first token is long overdue.
+            None => begun || worker.owes_first_token(now),
+            // Requests that hang since then are no new evidence; a later trial is, after a while.
+            Some(since) => since < sent && now.since(sent) >= worker.flow.silence_limit(),
+        };
+        if telling && worker.health.reachable(now) && worker.is_silent(now) {
+            self.fall_silent(place, now);
+        }
+        let Some((_, worker)) = self.seat_and_worker(id) else { return false };
+        let abandoned = !begun && worker.health.silent_since().is_some_and(|since| sent <= since);
+        abandoned && self.has_alternative(id, now)
+    }
+
+    /// Records that the gateway itself was late from `from` to `to`. It sees only afterwards what
+    /// the workers did then, so nothing of that time counts against them.
+    pub fn lagged(&mut self, from: Nanos, to: Nanos) {
+        for worker in self.workers.iter_mut().flatten() {
+            if worker.ledger.in_flight() > 0 {
+                worker.stalled(from, to);
+            }
+            worker.first_tokens.extend(to.since(from));
+            worker.flow.count_from(to);
+        }
+    }
+
+    fn fall_silent(&mut self, place: usize, now: Nanos) {
+        let Self { workers, permits, .. } = self;
+        let Some(worker) = workers.get_mut(place).and_then(Option::as_mut) else { return };
+        worker.health.fell_silent(now);
+        worker.flow.hang(worker.ledger.in_flight());
+        // Requests that it has not begun to answer are no evidence about those sent from now on.
+        worker.first_tokens.disregard_all(now);
+        permits.values_mut().filter(|permit| permit.worker == place).for_each(PermitRecord::hang);
+        self.update_sums(place, now);
+        self.process_timeouts(now);
+        self.serve(now);
+    }
+}
