@@ -7,9 +7,9 @@
 //! at once with a retry time. The gate takes time and randomness as arguments and has no effects
 //! outside itself, so tests and simulations run the gateway's own code.
 //!
-//! The files of this folder and `algorithm`, `callers` and `prefix` are what a gate is made of:
-//! workers, permits, the queue. `gate` has the decisions, and nothing below imports from it. Above
-//! are `handle`, `permit` and `waiter`, which tasks hold.
+//! The folder has three levels. Its files and `algorithm`, `callers` and `prefix` are what a gate is
+//! made of: workers, permits, the queue. `gate` has the decisions. `handle` has what tasks hold: the
+//! gate behind a lock, and its futures. None imports from a level above.
 //!
 //! * **Failure mode.** Only the last drop of a [`Permit`] releases it, or a later moment if the
 //!   worker may work on ([`Gate::abandon`]): no timer, no inactivity. A permit that is never
@@ -32,10 +32,8 @@ mod first_tokens;
 mod gate;
 mod handle;
 mod health;
-mod held;
 mod ledger;
 mod outcomes;
-mod permit;
 mod permit_record;
 mod pick;
 mod prefill;
@@ -50,9 +48,6 @@ pub mod settings;
 mod snapshot;
 mod stall;
 mod stream_activity;
-#[cfg(test)]
-mod tests;
-mod waiter;
 mod worker;
 mod worker_ejection;
 
@@ -63,10 +58,8 @@ pub use canary_counts::{
     CanaryCounts, CanaryShare, LOADS, LoadSide, LogMoments, MomentsByLoad, SideCounts, WHOLE,
 };
 pub use gate::{Displaced, Gate, GateAnswer, GrantedPermit, WaitOutcome};
-pub use handle::{GateEntry, GateHandle};
-pub use held::HeldPermit;
+pub use handle::{GateEntry, GateHandle, HeldPermit, Permit, Waiter};
 pub use ledger::{Ledger, RequestLoad};
-pub use permit::Permit;
 pub use permit_record::PermitId;
 pub use pick::{Candidate, CandidateSums, Pick};
 pub use prefix::{
@@ -77,6 +70,5 @@ pub use report::LoadReport;
 pub use settings::{EjectionMode, EjectionSettings};
 pub use snapshot::{GateSnapshot, WorkerSnapshot};
 pub use stream_activity::{REPORT_EVERY, SHORTEST_SILENCE};
-pub use waiter::Waiter;
 pub use worker::PoolMember;
 pub use worker_ejection::WorkerTrouble;

@@ -8,15 +8,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::refusal::Refusal;
 use crate::request::Ending;
+use crate::shed::ask::WorkerFailure;
+use crate::shed::gate::GrantedPermit;
+use crate::shed::permit_record::PermitId;
+use crate::shed::stream_activity::REPORT_EVERY;
 
-use super::ask::{PermitRequest, WorkerFailure};
-use super::gate::GrantedPermit;
-use super::handle::GateHandle;
-use super::permit_record::PermitId;
-use super::stream_activity::REPORT_EVERY;
-use super::waiter::{Waiter, WaiterSlot};
+use super::shared::SharedGate;
 
 /// Permit id that no gate assigns.
 const NO_SEAT: u64 = u64::MAX;
@@ -28,7 +26,7 @@ const NO_SEAT: u64 = u64::MAX;
 pub struct Permit(Arc<PermitInner>);
 
 struct PermitInner {
-    gate: GateHandle,
+    gate: Arc<SharedGate>,
     permit: AtomicU64,
     yields: bool,
     sequences: u32,
@@ -47,7 +45,7 @@ struct PermitState {
 }
 
 impl Permit {
-    pub(super) fn new(gate: GateHandle, grant: GrantedPermit) -> Self {
+    pub(super) fn new(gate: Arc<SharedGate>, grant: GrantedPermit) -> Self {
         Self(Arc::new(PermitInner {
             gate,
             permit: AtomicU64::new(grant.permit.0),
@@ -59,6 +57,16 @@ impl Permit {
             prompt: AtomicU64::new(0),
             report_at: AtomicU64::new(0),
         }))
+    }
+
+    /// Returns the gate that granted it.
+    pub(super) fn gate(&self) -> &Arc<SharedGate> {
+        &self.0.gate
+    }
+
+    /// Returns the permit's id at its gate.
+    pub(super) fn id(&self) -> PermitId {
+        self.0.permit()
     }
 
     /// Returns the id of the current worker.
@@ -181,43 +189,8 @@ impl Permit {
         if !self.0.yields {
             return Poll::Pending;
         }
-        let waker = cx.waker().clone();
-        let (gone, _replaced) = self.0.gate.with(|state, _| {
-            let permit = self.0.permit();
-            if state.displaced.contains_key(&permit) {
-                (true, None)
-            } else {
-                (false, state.watchers.insert(permit, waker))
-            }
-        });
+        let gone = self.0.gate.poll_displaced(self.0.permit(), cx.waker());
         if gone { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    /// Returns the place in the queue that the request has after a revocation; `None` without one.
-    ///
-    /// # Errors `overloaded` if the queue had no place for it either.
-    pub fn waiter(&self) -> Result<Option<Waiter>, Refusal> {
-        let event = self.0.gate.with(|state, _| state.displaced.remove(&self.0.permit()));
-        let Some(event) = event else { return Ok(None) };
-        let (id, expires_at) = event.next?;
-        Ok(Some(Waiter::new(self.0.gate.clone(), id, expires_at)))
-    }
-
-    /// Gives the permit up and waits for another, after a worker failure with no room elsewhere.
-    /// Returns `None`, and keeps the permit, if there is no other worker.
-    ///
-    /// # Errors As [`GateHandle::ask`], if no other permit can be expected in time.
-    pub fn resubmit(&self, ask: &PermitRequest) -> Result<Option<Waiter>, Refusal> {
-        let next = self.0.gate.with(|state, now| {
-            let next = state.gate.resubmit(self.0.permit(), ask, now);
-            if let Some(Ok((id, _))) = next {
-                state.waiter_slots.insert(id, WaiterSlot::default());
-            }
-            next
-        });
-        let Some(place) = next else { return Ok(None) };
-        let (id, expires_at) = place?;
-        Ok(Some(Waiter::new(self.0.gate.clone(), id, expires_at)))
     }
 
     /// Takes over the permit of `other`, after its own was revoked.
@@ -255,12 +228,11 @@ impl Drop for PermitInner {
                 Ending::ClientGone if !begun => state.gate.abandon(permit, seen, now),
                 _ => state.gate.release(permit, ending, seen, now),
             }
-            state.watchers.remove(&permit);
-            state.displaced.remove(&permit)
+            state.forget_permit(permit)
         });
         // The permit was revoked and its request queued, but the holder never learned of it.
-        if let Some(Ok((id, expires_at))) = displaced.map(|event| event.next) {
-            drop(Waiter::new(self.gate.clone(), id, expires_at));
+        if let Some(Ok((id, _))) = displaced.map(|event| event.next) {
+            self.gate.leave(id);
         }
     }
 }
