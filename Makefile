@@ -44,7 +44,7 @@ page: ## the live page in Chromium; SCREENSHOTS=docs/page keeps pictures of it
 queue-workers: ## both workers put through the queue's protocol
 	scripts/queue-workers
 
-queue-load: ## a queue under load: two builds without a setting, a rolling update, 200 conversations of which a worker is killed; 3 minutes
+queue-load: ## a queue under load: two builds without a setting, a rolling update, 200 conversations of which a worker is killed; 4 minutes
 	scripts/queue-load
 
 queue-load-short:
