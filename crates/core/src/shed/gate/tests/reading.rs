@@ -235,7 +235,7 @@ fn a_weight_scales_a_limit_down_and_zero_takes_the_worker_out() {
 /// session, before it is served as all others are.
 fn limit_after_waits(told: bool) -> u32 {
     let mut gate = known(GateSettings { ttft_slo: Duration::from_secs(1), ..settings() });
-    let wait = |step: u64| if step % 4 == 0 { 600 } else { 0 };
+    let wait = |step: u64| if step.is_multiple_of(4) { 600 } else { 0 };
     let mut moments: Vec<(u64, bool, u64)> = Vec::new();
     for step in 0..600 {
         let start = 50_000 + step * 100;
