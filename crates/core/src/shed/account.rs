@@ -8,6 +8,7 @@
 //! So a debt lasts for at most [`DEBT`]. A caller without an admission for that long has paid with
 //! `DEBT` seconds of an equal share, and owes no more than its last request. The last request
 //! always stays: callers still take turns where an equal share is less than one request per `DEBT`.
+//! What other gateways charge is a debt like any other (`exchange.rs`).
 
 use std::time::Duration;
 
@@ -39,7 +40,9 @@ pub(super) struct Account {
     /// Charge of the last admitted request, and whether that is unfinished.
     last: u64,
     last_open: bool,
-    admitted_at: Option<Nanos>,
+    /// When the debt began: at the last admission. Before the first one, with the first charge of
+    /// another gateway.
+    debt_from: Option<Nanos>,
     /// Credit in virtual tokens, time of the last refusal, and the virtual time then.
     owed: u64,
     missed_at: Option<Nanos>,
@@ -57,7 +60,7 @@ impl Account {
             charged: 0,
             last: 0,
             last_open: false,
-            admitted_at: None,
+            debt_from: None,
             owed: 0,
             missed_at: None,
             missed_level: 0,
@@ -77,7 +80,7 @@ impl Account {
         self.charged = self.charged.saturating_add(cost);
         self.admissions += 1;
         (self.last, self.last_open) = (cost, true);
-        self.admitted_at = Some(now);
+        self.debt_from = Some(now);
         self.owed = self.owed.saturating_sub(cost);
         (self.admissions, level)
     }
@@ -95,6 +98,17 @@ impl Account {
         if admission == self.admissions {
             (self.last, self.last_open) = (actual, false);
         }
+    }
+
+    /// Charges what another gateway charged in this contest; `contest` is its number. A caller that has
+    /// paid for [`DEBT`] is charged again after its next admission: otherwise it might wait for ever.
+    /// Returns `true` if it was charged.
+    pub(super) fn charge_elsewhere(&mut self, tokens: u64, contest: u32, now: Nanos) -> bool {
+        if self.contest != contest || now.since(*self.debt_from.get_or_insert(now)) >= DEBT {
+            return false;
+        }
+        self.counter = self.counter.saturating_add(tokens);
+        true
     }
 
     /// Records the refusal of a request that would have cost `cost`.
@@ -130,7 +144,7 @@ impl Account {
 
     /// Returns the counter without an expired debt.
     pub(super) fn bounded(&self, contest: &Contest, now: Nanos) -> u64 {
-        if self.admitted_at.is_none_or(|at| now.since(at) < DEBT) {
+        if self.debt_from.is_none_or(|at| now.since(at) < DEBT) {
             return self.counter;
         }
         self.counter.min(contest.level().saturating_add(self.last))

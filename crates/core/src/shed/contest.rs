@@ -59,12 +59,17 @@ impl Contest {
 
     /// Records that a request waits or is refused while no other waits; may start a new contest.
     pub(super) fn begin(&mut self, now: Nanos) {
-        if self.contended_at.is_none_or(|at| now.since(at) > CREDIT) {
+        if !self.is_on(now) {
             self.number = self.number.wrapping_add(1);
             self.marks.clear();
             self.level = self.virtual_time;
         }
         self.contended_at = Some(now);
+    }
+
+    /// Returns `true` if a request has waited or was refused within the last [`CREDIT`].
+    pub(super) fn is_on(&self, now: Nanos) -> bool {
+        self.contended_at.is_some_and(|at| now.since(at) <= CREDIT)
     }
 
     pub(super) fn continues(&mut self, now: Nanos) {

@@ -299,7 +299,7 @@ impl FairQueue {
         &self.classes[class as usize]
     }
 
-    fn class_mut(&mut self, class: Class) -> &mut ClassCallers {
+    pub(super) fn class_mut(&mut self, class: Class) -> &mut ClassCallers {
         &mut self.classes[class as usize]
     }
 }

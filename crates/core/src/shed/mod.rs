@@ -22,6 +22,7 @@ mod algorithm;
 mod answer_pace;
 mod arrivals;
 mod ask;
+mod caller_tokens;
 mod callers;
 mod canary_counts;
 mod contest;
@@ -53,6 +54,7 @@ mod worker_ejection;
 
 pub use algorithm::{Aimd, Fixed, Gradient2, LimitAlgorithm, StreamLimit, Vegas, WorkerHints, WorkerSample};
 pub use ask::{PermitRequest, WorkerFailure};
+pub use caller_tokens::{CallerDigest, CallerTokens};
 pub use callers::WaiterId;
 pub use canary_counts::{
     CanaryCounts, CanaryShare, LOADS, LoadSide, LogMoments, MomentsByLoad, SideCounts, WHOLE,

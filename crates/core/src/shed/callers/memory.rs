@@ -48,5 +48,8 @@ impl ClassCallers {
                 self.free.push(slot);
             }
         }
+        if let Some(told) = &mut self.told {
+            told.forget_gone(&self.slots);
+        }
     }
 }

@@ -19,12 +19,14 @@
 //! `DEBT` plus `CREDIT`, the time of an answer, and two rounds of one request each.
 
 mod memory;
+mod told;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::clock::Nanos;
 
+use self::told::ToldCallers;
 use super::account::{Account, LOOK_EVERY};
 use super::contest::Contest;
 
@@ -66,6 +68,8 @@ pub(super) struct ClassCallers {
     sequences: u64,
     waiting: usize,
     sweep_at: usize,
+    /// `None` if no other gateway is told.
+    told: Option<ToldCallers>,
 }
 
 impl ClassCallers {
@@ -114,6 +118,9 @@ impl ClassCallers {
             *place = Some(state);
         }
         self.index.insert(Arc::clone(caller), slot);
+        if let Some(told) = &mut self.told {
+            told.enter(caller, slot);
+        }
         slot
     }
 
@@ -152,6 +159,9 @@ impl ClassCallers {
             state.permits += 1;
         });
         self.contest.served(counter, level);
+        if let Some(told) = &mut self.told {
+            told.keep(slot, cost, 0);
+        }
         admission
     }
 
@@ -161,6 +171,9 @@ impl ClassCallers {
             state.permits = state.permits.saturating_sub(1);
             state.account.settle(admission, charged, actual);
         });
+        if let Some(told) = &mut self.told {
+            told.keep(slot, actual, charged);
+        }
     }
 
     /// Ends expired debts of waiting callers. Returns `true` if there were any. Callers without a

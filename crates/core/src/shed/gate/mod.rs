@@ -9,6 +9,7 @@ mod abandoned;
 mod canary;
 mod displace;
 mod ejection;
+mod exchange;
 mod grant;
 mod overdue;
 mod placing;

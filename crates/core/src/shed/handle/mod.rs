@@ -23,6 +23,7 @@ pub use self::waiter::Waiter;
 
 use self::shared::{GateState, SharedGate};
 use super::ask::PermitRequest;
+use super::caller_tokens::CallerTokens;
 use super::canary_counts::CanaryCounts;
 use super::gate::{Gate, GateAnswer};
 use super::report::LoadReport;
@@ -82,6 +83,22 @@ impl GateHandle {
     #[must_use]
     pub fn canary_counts(&self) -> Option<(u64, CanaryCounts)> {
         self.with(|state, _| state.gate.canary_counts())
+    }
+
+    /// Returns what was charged to callers since the last call; see [`Gate::tokens_to_tell`].
+    #[must_use]
+    pub fn tokens_to_tell(&self) -> Vec<CallerTokens> {
+        self.with(|state, _| state.gate.tokens_to_tell())
+    }
+
+    /// Keeps no more charges to tell; see [`Gate::stop_telling`].
+    pub fn stop_telling(&self) {
+        self.with(|state, _| state.gate.stop_telling());
+    }
+
+    /// Charges what another gateway told; see [`Gate::hear_tokens`].
+    pub fn hear_tokens(&self, told: &[CallerTokens]) {
+        self.with(|state, now| state.gate.hear_tokens(told, now));
     }
 
     /// Applies new settings and workers; see [`Gate::rebuild`].

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::shed::PermitId;
+use crate::shed::{CallerDigest, CallerTokens, PermitId};
 use crate::shed::account::{DEBT, LOOK_EVERY};
 use crate::shed::contest::CREDIT;
 
@@ -26,6 +26,8 @@ struct Scene {
     waiting: HashMap<WaiterId, usize>,
     /// Admission times of each caller, in milliseconds.
     admitted: Vec<Vec<u64>>,
+    /// Most tokens that another gateway tells of each caller in a second; zero: there is none.
+    elsewhere: u64,
 }
 
 impl Scene {
@@ -38,6 +40,7 @@ impl Scene {
             ends: BTreeMap::new(),
             waiting: HashMap::new(),
             admitted: vec![Vec::new(); callers],
+            elsewhere: 0,
         }
     }
 
@@ -68,7 +71,22 @@ impl Scene {
             }
             self.gate.process_timeouts(at(self.now));
             self.settle();
+            if self.elsewhere > 0 && self.now % 1000 == 0 {
+                self.hear();
+            }
         }
+    }
+
+    /// Charges what another gateway has served to some of the callers.
+    fn hear(&mut self) {
+        self.gate.tokens_to_tell();
+        for caller in 0..self.admitted.len() {
+            let caller = CallerDigest::of(&format!("caller-{caller}"));
+            let tokens = self.random.u64(0..=self.elsewhere) * self.random.u64(0..2);
+            self.gate
+                .hear_tokens(&[CallerTokens { class: Class::Interactive, caller, tokens }], at(self.now));
+        }
+        self.settle();
     }
 
     fn settle(&mut self) {
@@ -171,10 +189,12 @@ proptest! {
         history in vec((rates(), 100..4000_u64), 0..8),
         (slots, hold) in prop_oneof![Just((1_u32, 100_u64)), (Just(8), 100..800_u64), (Just(64), 100..3000_u64)],
         patient in any::<bool>(),
+        elsewhere in prop_oneof![Just(0), Just(500_000), Just(u64::MAX)],
     ) {
         let queue_wait = Duration::from_millis(if patient { 30_000 } else { 250 });
         let settings = GateSettings { queue_length: 64, queue_wait, ..settings() };
         let mut scene = Scene::new(CALLERS, slots, hold, settings);
+        scene.elsewhere = elsewhere;
         for (rates, length) in &history {
             scene.run(rates, *length);
         }

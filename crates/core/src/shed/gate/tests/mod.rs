@@ -6,6 +6,7 @@ mod course;
 mod debts;
 mod displacing;
 mod ejecting;
+mod exchange;
 mod fairness;
 mod prefixes;
 mod provider;

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::shed::{PermitId, WorkerFailure};
+use crate::shed::{CallerDigest, CallerTokens, PermitId, WorkerFailure};
 
 /// One event. Its numbers select among what exists at that moment.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ enum Event {
     Release(usize, Ending),
     /// Bits of the workers that exist, of four; bits of the eligible ones; the queue length.
     Rebuild(u8, u8, usize),
+    /// Another gateway tells the tokens of a caller; the gate tells its own.
+    Exchange(usize, usize, u64),
     Pass(u64),
 }
 
@@ -58,6 +60,8 @@ fn events() -> impl Strategy<Value = Event> {
         1 => any::<usize>().prop_map(Event::Reassign),
         5 => (any::<usize>(), ending).prop_map(|(i, ending)| Event::Release(i, ending)),
         1 => (0..16_u8, any::<u8>(), 0..8_usize).prop_map(|(a, b, c)| Event::Rebuild(a, b, c)),
+        1 => (0..7_usize, 0..3_usize, prop_oneof![0..400_000_u64, Just(u64::MAX)])
+            .prop_map(|(caller, class, tokens)| Event::Exchange(caller, class, tokens)),
         3 => (0..200_u64).prop_map(Event::Pass),
     ]
 }
@@ -211,6 +215,12 @@ impl Account {
             Event::Rebuild(present, eligible, queue_length) => {
                 let settings = GateSettings { queue_length, ..self.gate.settings.clone() };
                 self.gate.rebuild(settings, four_workers(present, eligible), self.now);
+            }
+            Event::Exchange(caller, class, tokens) => {
+                self.gate.tokens_to_tell();
+                let caller = CallerDigest::of(&format!("caller-{caller}"));
+                let told = CallerTokens { class: Class::ALL[class], caller, tokens };
+                self.gate.hear_tokens(&[told], self.now);
             }
             Event::Pass(millis) => {
                 self.now = self.now + Duration::from_millis(millis);
