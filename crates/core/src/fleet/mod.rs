@@ -12,6 +12,7 @@ mod canary_lease;
 pub mod colour;
 pub mod discovery;
 mod eligibility;
+pub mod exchange;
 mod fallback;
 pub mod heartbeat;
 pub mod judge;
