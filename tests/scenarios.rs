@@ -111,6 +111,26 @@ fn conversations_get_their_first_tokens_earlier_where_they_were_before() {
 }
 
 #[test]
+fn a_caller_of_three_gateways_has_one_share_where_they_tell_each_other() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    for load in ["2x", "10x", "untold-2x", "untold-10x"] {
+        let mut scenario = read(&folder.join(format!("greedy-at-three-gateways-{load}.yaml")));
+        let policy = [scenario.dam.law];
+        let together = batch(&scenario, &policy, 1..SEEDS + 1);
+        scenario.dam.exchange = false;
+        let alone = batch(&scenario, &policy, 1..SEEDS + 1);
+        let figures = |name| (mean(&together, name), mean(&alone, name));
+        for figure in ["light_share", "jain", "goodput_of_peak", "ttft_p99"] {
+            let Some(_) = alone.first().and_then(|run| run.figures.get(figure)) else { continue };
+            let (together, alone) = figures(figure);
+            println!("{load}: {figure} {together:.3}, without an exchange {alone:.3}");
+        }
+        let (together, alone) = figures("light_share");
+        assert!(together > alone, "{load}: {together} and {alone}");
+    }
+}
+
+#[test]
 fn clients_that_are_told_to_wait_too_long_do_not_come_back() {
     let kept = |patience: &str| {
         let text = format!(
@@ -149,6 +169,7 @@ fn what_is_wrong_with_a_scenario_is_named() {
         ("requests: { session: {}, n_share: 0.1 }", "requests.n_share: must be 0 with `session`"),
         ("events: [{ at: 1s, kill: w2 }]", "events[0].kill: must be one of w1 to w1; found \"w2\""),
         ("callers: [{ share: 0.5 }]", "must be 1, or one group must leave out `share`"),
+        ("callers: [{ gateway: 2 }]", "callers[0].gateway: must be at most `dam.count`"),
         ("callers: [{ class: urgent }]", "callers[0].class: must be `batch`, `interactive` or `critical`"),
         ("dam: { law: guess }", "dam.law: must be "),
         ("events: [{ at: 1s, shares: { x: 0.5 } }]", "events[0].shares.x: is no group of callers"),

@@ -23,6 +23,8 @@ pub(super) struct OfferedCaller {
     group: usize,
     pub(super) class: Class,
     pub(super) weight: u32,
+    /// The only gateway that it uses; `None` for any.
+    pub(super) gateway: Option<usize>,
     /// Share of the load.
     pub(super) share: f64,
     pub(super) requests: RequestShape,
@@ -85,6 +87,7 @@ impl OfferedCallers {
                     group,
                     class: callers.class,
                     weight: callers.weight,
+                    gateway: callers.gateway.map(|number| number as usize - 1),
                     share: 0.0,
                     requests: callers.requests.unwrap_or(scenario.requests),
                 });

@@ -11,10 +11,11 @@ impl Simulation<'_> {
     /// Picks a gateway for a request and asks it for a permit.
     pub(super) fn ask(&mut self, place: usize) {
         let (now, seen_now) = (self.now, self.seen_now());
-        let gateway = self.routed.usize(..self.gateways.len());
+        let drawn = self.routed.usize(..self.gateways.len());
         let call = &mut self.calls[place];
-        call.gateway = gateway;
         let person = &self.people.all[call.wish.person];
+        let gateway = person.gateway.unwrap_or(drawn);
+        call.gateway = gateway;
         let gateway = &mut self.gateways[gateway];
         let ask = gateway.ask(person, &call.wish, seen_now);
         let Some(gate) = &mut gateway.gate else {

@@ -16,7 +16,7 @@ use traffic_dam_core::refusal::Refusal;
 use traffic_dam_core::request::PromptPrefix;
 use traffic_dam_core::shed::settings::{GateSettings, LimitSource, PrefixSettings};
 use traffic_dam_core::shed::{
-    Displaced, Gate, LEAST_BLOCKS, PermitId, PermitRequest, PoolMember, WaitOutcome, WaiterId,
+    CallerTokens, Displaced, Gate, LEAST_BLOCKS, PermitId, PermitRequest, PoolMember, WaitOutcome, WaiterId,
 };
 
 /// The only model.
@@ -40,6 +40,8 @@ pub(super) struct SimulatedGateway {
     decided: VecDeque<GateDecision>,
     requests: RecentEvents,
     retries: RecentEvents,
+    /// What it has told the other gateways.
+    told: Vec<CallerTokens>,
 }
 
 /// A decision of the gate about one request.
@@ -71,7 +73,14 @@ impl SimulatedGateway {
             decided: VecDeque::new(),
             requests: RecentEvents::default(),
             retries: RecentEvents::default(),
+            told: Vec::new(),
         }
+    }
+
+    /// Tells what was charged to callers since the last call; returns what that call told.
+    pub(super) fn tell(&mut self) -> Vec<CallerTokens> {
+        let charged = self.gate.as_mut().map(Gate::tokens_to_tell).unwrap_or_default();
+        std::mem::replace(&mut self.told, charged)
     }
 
     /// Reports to the gate a time in which the gateway itself was stalled.

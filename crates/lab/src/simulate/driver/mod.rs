@@ -4,6 +4,7 @@ mod asking;
 mod call;
 mod course;
 mod events;
+mod exchange;
 mod gateway;
 mod machine;
 
@@ -276,6 +277,7 @@ impl<'a> Simulation<'a> {
             ScheduledEvent::Resumed { since } => self.resume(since),
             ScheduledEvent::Second => {
                 self.note_moment();
+                self.exchange_tokens();
                 if self.is_open() {
                     self.plan(self.now + Duration::from_secs(1), ScheduledEvent::Second);
                 }

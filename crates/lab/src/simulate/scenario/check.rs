@@ -43,6 +43,10 @@ impl Scenario {
             "callers",
             &format!("have shares of {shares} in all: must be 1, or one group must leave out `share`"),
         );
+        for (place, callers) in self.callers.iter().enumerate() {
+            let known = callers.gateway.is_none_or(|number| number <= self.dam.count);
+            must(known, &format!("callers[{place}].gateway"), "must be at most `dam.count`");
+        }
         let own = self.callers.iter().enumerate().filter_map(|(place, callers)| {
             Some((format!("callers[{place}].requests"), callers.requests.as_ref()?))
         });

@@ -172,6 +172,8 @@ pub struct GatewaySection {
     /// Number of independent gateways for the same fleet, each with its share of the load.
     #[schemars(range(min = 1, max = 64))]
     pub count: u32,
+    /// `true` if they tell each other what they charged to callers, as with Redis.
+    pub exchange: bool,
     /// Limit policy, if the command line names none: an algorithm, `slots`, `none`, or a number.
     pub law: Policy,
     /// Throughput of several workers together, relative to the sum of each alone.
@@ -202,6 +204,7 @@ impl Default for GatewaySection {
         let gate = GateSettings::default();
         Self {
             count: 1,
+            exchange: true,
             law: Policy::default(),
             fleet_factor: gate.fleet_factor,
             queue_length: gate.queue_length,

@@ -115,6 +115,9 @@ pub struct EqualCallers {
     pub weight: u32,
     /// Priority class.
     pub class: Class,
+    /// Number of the only gateway that they use, from 1; by default they use all.
+    #[schemars(range(min = 1, max = 64))]
+    pub gateway: Option<u32>,
     /// Properties of their requests, if they differ from the scenario's.
     pub requests: Option<RequestShape>,
 }
@@ -127,6 +130,7 @@ impl Default for EqualCallers {
             share: None,
             weight: 1,
             class: Class::Interactive,
+            gateway: None,
             requests: None,
         }
     }
