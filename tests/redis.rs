@@ -18,6 +18,8 @@ mod client;
 mod differential;
 #[path = "redis/explain.rs"]
 mod explain;
+#[path = "redis/fairness.rs"]
+mod fairness;
 #[path = "redis/kinds.rs"]
 mod kinds;
 #[path = "redis/loss.rs"]

@@ -9,6 +9,7 @@ mod changes;
 mod colours;
 mod discovery;
 mod embedded;
+mod exchange;
 mod explain;
 mod factor;
 mod fleet;

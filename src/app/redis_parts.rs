@@ -16,6 +16,7 @@ use crate::layers::limit::RuleCounting;
 use crate::limit::RuleSet;
 use crate::metrics::Metrics;
 use crate::redis::callers::StoredCallers;
+use crate::redis::exchange::TokenExchange;
 use crate::redis::gateways::Gateways;
 use crate::redis::jobs::JobQueue;
 use crate::redis::link::RedisLink;
@@ -93,6 +94,11 @@ impl RedisParts {
 
     pub(super) fn responses(&self) -> StoredResponses {
         StoredResponses::new(self.store.link().clone(), self.signing.clone())
+    }
+
+    pub(super) fn exchange(&self) -> TokenExchange {
+        let gateways = Arc::clone(self.store.gateways());
+        TokenExchange::new(self.store.link().clone(), gateways, self.signing.clone())
     }
 
     /// Returns the store of jobs and answers, and which requests become jobs.

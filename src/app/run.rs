@@ -172,6 +172,7 @@ impl App {
         tasks.spawn(self.clone().promote());
         tasks.spawn(self.clone().keep_sides());
         tasks.spawn(self.clone().keep_canaries());
+        tasks.spawn(self.clone().exchange_tokens());
         tasks.spawn(self.clone().follow_roster());
         tasks.spawn(self.clone().follow_feed());
         tasks.spawn(self.clone().follow_sources());

@@ -22,6 +22,8 @@ pub enum RedisOp {
     Callers,
     /// Reads or writes which worker made a response.
     Responses,
+    /// Reads or writes what gateways charged to callers.
+    Exchange,
     /// Puts a job into the queue of the workers.
     Enqueue,
     /// All other commands for jobs.
@@ -30,13 +32,14 @@ pub enum RedisOp {
 
 impl RedisOp {
     /// All kinds, for tables.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Rules,
         Self::Lease,
         Self::Settle,
         Self::Probe,
         Self::Callers,
         Self::Responses,
+        Self::Exchange,
         Self::Enqueue,
         Self::Jobs,
     ];
@@ -51,6 +54,7 @@ impl RedisOp {
             Self::Probe => "probe",
             Self::Callers => "callers",
             Self::Responses => "responses",
+            Self::Exchange => "exchange",
             Self::Enqueue => "enqueue",
             Self::Jobs => "jobs",
         }

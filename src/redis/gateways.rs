@@ -2,7 +2,7 @@
 //!
 //! Each gateway sets `{prefix}:dam:{id}` every second, with a lifetime of 3 s, and counts the
 //! gateways with such a key. The write is also the link's probe: a server that accepts it is
-//! usable.
+//! usable. Their ids are kept for what gateways tell each other ([`exchange`](super::exchange)).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +27,8 @@ pub struct Gateways {
     count: Mutex<GatewayCount>,
     /// Copy of the count, for lock-free reads.
     known: AtomicU32,
+    /// Ids of the others that were live at the last look.
+    others: Mutex<Vec<Arc<str>>>,
 }
 
 /// Number of gateways, filtered over time.
@@ -78,7 +80,8 @@ impl Gateways {
     pub fn new(configured: u32) -> Arc<Self> {
         let configured = configured.max(1);
         let count = Mutex::new(GatewayCount { known: configured, ..GatewayCount::default() });
-        Arc::new(Self { id: new_name(), count, known: AtomicU32::new(configured) })
+        let (known, others) = (AtomicU32::new(configured), Mutex::default());
+        Arc::new(Self { id: new_name(), count, known, others })
     }
 
     /// Returns the id of this gateway; it is new with each start.
@@ -91,6 +94,12 @@ impl Gateways {
     #[must_use]
     pub fn count(&self) -> u32 {
         self.known.load(Ordering::Relaxed)
+    }
+
+    /// Returns the ids of the other live gateways, as last seen.
+    #[must_use]
+    pub fn others(&self) -> Vec<Arc<str>> {
+        self.others.lock().clone()
     }
 
     /// Updates the configured number, which counts until gateways are seen.
@@ -123,15 +132,17 @@ impl ProbeWrite for Gateways {
         probe.call::<()>(RedisOp::Probe, &own).await?;
         probe.call::<i64>(RedisOp::Probe, cmd("SADD").arg(&everyone).arg(id)).await?;
         let known: Vec<String> = probe.call(RedisOp::Probe, cmd("SMEMBERS").arg(&everyone)).await?;
-        let mut seen = 1_u32;
+        let mut others: Vec<Arc<str>> = Vec::new();
         for other in known.iter().filter(|other| **other != self.id).take(MOST) {
             if probe.call(RedisOp::Probe, cmd("EXISTS").arg(key(other))).await? {
-                seen += 1;
+                others.push(other.as_str().into());
             } else {
                 // If it was only late, its next heartbeat adds it again.
                 probe.call::<i64>(RedisOp::Probe, cmd("SREM").arg(&everyone).arg(other)).await?;
             }
         }
+        let seen = u32::try_from(others.len()).unwrap_or(u32::MAX).saturating_add(1);
+        *self.others.lock() = others;
         let known = self.count.lock().see(seen, probe.now());
         self.known.store(known, Ordering::Relaxed);
         Ok(())

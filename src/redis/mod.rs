@@ -11,6 +11,7 @@ pub mod callers;
 pub mod canaries;
 pub mod changes;
 pub mod control;
+pub mod exchange;
 pub mod feed;
 pub mod gateways;
 pub mod jobs;

@@ -52,8 +52,10 @@ async fn the_user_for_rules_may_do_what_rules_need() {
     let url = user(&redis, "limits.md", "ACL SETUSER ", "dam-rules").await;
     let callers =
         "admin: { token: s3cret }\ncallers: { stored: redis, from: [api_key, ip], anonymous: allow }\n";
-    let mut dam = Dam::start(&before(&[worker.entry("w1", 8)], &(settings(&url) + RULE + callers)));
+    let text = before(&[worker.entry("w1", 8)], &(settings(&url) + RULE + callers));
+    let (mut dam, other) = (Dam::start(&text), Dam::start(&text));
     up(&dam).await;
+    up(&other).await;
     let token = ["authorization: Bearer s3cret", "content-type: application/json"];
     for (path, body) in [
         ("callers/b", r#"{"key": "b-key-of-many-letters"}"#),
@@ -67,6 +69,10 @@ async fn the_user_for_rules_may_do_what_rules_need() {
         serves(&dam).await;
     }
     assert_eq!(dam.metric("redis_fallback_total", ""), 0.0);
+    eventually("both gateways tell and hear what they charged", async || {
+        [&dam, &other].iter().all(|dam| dam.metric("redis_command_seconds_count", "exchange") >= 2.0)
+    })
+    .await;
     dam.app.drain().await;
     dam.ended().await;
     nothing_was_denied(&redis).await;

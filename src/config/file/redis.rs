@@ -38,8 +38,8 @@ pub struct RedisSection {
     /// Prefix of every key and channel. Gateways that share state have the same prefix.
     pub prefix: Text<Id>,
     /// Key with which workers and gateways sign their messages (HMAC-SHA256): heartbeats, colour
-    /// switches, jobs and their answers, callers, changes of rules. If it is set, unsigned messages
-    /// of these kinds are ignored. `docs/fleet.md` lists what is never signed.
+    /// switches, jobs and their answers, callers, changes of rules, tokens of callers. If it is set,
+    /// unsigned messages of these kinds are ignored. `docs/fleet.md` lists what is never signed.
     #[schemars(extend("writeOnly" = true, "x-default" = "none"))]
     pub hmac_key: Option<Text<Secret>>,
     /// Timeout of a command, after which the gateway continues without its result.
