@@ -96,7 +96,7 @@ fn by_pool_and_class(pools: Vec<PoolTokens>) -> Vec<ClassTokens> {
     let mut all: Vec<(Arc<str>, CallerTokens)> = each.collect();
     all.sort_by_key(|(_, tokens)| Reverse(tokens.tokens));
     all.truncate(MOST_CALLERS);
-    let mut charged: BTreeMap<(Arc<str>, Class), Vec<(String, u64)>> = BTreeMap::new();
+    let mut charged: BTreeMap<_, Vec<(String, u64)>> = BTreeMap::new();
     for (pool, CallerTokens { class, caller, tokens }) in all {
         let digest = hex::write(&caller.0.to_be_bytes());
         charged.entry((pool, class)).or_default().push((digest, tokens));

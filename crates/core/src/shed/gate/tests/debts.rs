@@ -71,7 +71,7 @@ impl Scene {
             }
             self.gate.process_timeouts(at(self.now));
             self.settle();
-            if self.elsewhere > 0 && self.now % 1000 == 0 {
+            if self.elsewhere > 0 && self.now.is_multiple_of(1000) {
                 self.hear();
             }
         }
