@@ -7,9 +7,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::shed::{CallerDigest, CallerTokens, PermitId};
 use crate::shed::account::{DEBT, LOOK_EVERY};
 use crate::shed::contest::CREDIT;
+use crate::shed::{CallerDigest, CallerTokens, PermitId};
 
 /// Step of the time, in milliseconds.
 const STEP: u64 = 10;
