@@ -152,7 +152,7 @@ llama-cpp: ## a real llama.cpp behind agent and gateway, asked by the openai pac
 overload: ## goodput at 0.8 to 10 times a worker's capacity, with and without the gateway; some 35 minutes; ENGINE=llama.cpp or vllm: before a real engine
 	scripts/overload
 
-conversations: ## conversations before four workers with prefix caches: prefix, two choices, sessions, sglang-router; some 8 minutes (SHORT=1: 1); ENGINE=llama.cpp: a real engine
+conversations: ## conversations before four workers with prefix caches: prefix, two choices, sessions, sglang-router; some 20 minutes (SHORT=1: 1); ENGINE=llama.cpp: a real engine
 	scripts/conversations
 
 fuzz: ## hostile bytes for the parsers of JSON, event streams, framing, heartbeats and settings, a minute each; FUZZ_SECONDS=…
