@@ -16,7 +16,7 @@ pub(super) struct ToldCallers {
     by_digest: HashMap<CallerDigest, usize>,
     /// By slot, the tokens charged since the others were last told, less what was paid back. What is
     /// below zero is taken off later charges: other gateways are told of charges only.
-    untold: HashMap<usize, i64>,
+    pending: HashMap<usize, i64>,
 }
 
 impl ToldCallers {
@@ -35,22 +35,22 @@ impl ToldCallers {
     pub(super) fn forget_gone(&mut self, slots: &[Option<CallerState>]) {
         let is_used = |slot: usize| slots.get(slot).is_some_and(Option::is_some);
         self.by_digest.retain(|_, slot| is_used(*slot));
-        self.untold.retain(|slot, _| is_used(*slot));
+        self.pending.retain(|slot, _| is_used(*slot));
     }
 
     /// Keeps a change of what is charged to the caller in `slot`.
     pub(super) fn keep(&mut self, slot: usize, charged: u64, paid_back: u64) {
         // Costs are capped far below the range of either type.
         let change = charged.cast_signed().saturating_sub(paid_back.cast_signed());
-        let untold = self.untold.entry(slot).or_default();
-        *untold = untold.saturating_add(change);
+        let pending = self.pending.entry(slot).or_default();
+        *pending = pending.saturating_add(change);
     }
 
     /// Returns the most tokens that were kept for a caller, with their slots, and forgets all others.
     fn take_most(&mut self) -> Vec<(u64, usize)> {
-        let charged = self.untold.iter().filter(|(_, untold)| **untold > 0);
-        let mut most: Vec<_> = charged.map(|(slot, untold)| (untold.unsigned_abs(), *slot)).collect();
-        self.untold.retain(|_, untold| *untold < 0);
+        let charged = self.pending.iter().filter(|(_, tokens)| **tokens > 0);
+        let mut most: Vec<_> = charged.map(|(slot, tokens)| (tokens.unsigned_abs(), *slot)).collect();
+        self.pending.retain(|_, tokens| *tokens < 0);
         if most.len() > MOST_TOLD {
             most.select_nth_unstable_by_key(MOST_TOLD, |charge| Reverse(*charge));
             most.truncate(MOST_TOLD);

@@ -281,4 +281,7 @@ fn without_word_of_such_a_wait_its_first_token_says_nothing() {
         gate.release(permit, Ending::Complete, 5, at(start + 910));
     }
     assert_eq!(gate.snapshot(at(160_000)).workers[0].limit, known);
+    // Nor about the time that prompts take: had it, 100 tokens would come too late behind 300.
+    sent(&mut gate, &stream(300), at(160_000));
+    sent(&mut gate, &stream(100), at(160_000));
 }
