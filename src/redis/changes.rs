@@ -15,6 +15,7 @@ use super::link::{RedisLink, RedisLoss};
 use super::signing::Signing;
 use crate::limit::change::Change;
 use crate::metrics::RedisOp;
+use crate::redis::millis;
 
 /// Changes of rules in Redis.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl StoredChanges {
         let text = self.signing.sign(&key, change.write());
         let mut set = cmd("SET").arg(key).arg(text).take();
         if let Some(lasts) = lasts {
-            set.arg("PX").arg(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX));
+            set.arg("PX").arg(millis(lasts));
         }
         self.link.call(RedisOp::Callers, &set).await
     }

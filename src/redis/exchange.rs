@@ -17,6 +17,7 @@ use super::link::{RedisLink, RedisLoss};
 use super::signing::Signing;
 use crate::fleet::exchange::{HeardGateways, PoolTokens, ToldTokens};
 use crate::metrics::RedisOp;
+use crate::redis::millis;
 
 /// Lifetime of a text.
 const LIVES: Duration = Duration::from_secs(3);
@@ -49,8 +50,7 @@ impl TokenExchange {
     pub async fn tell(&self, told: &ToldTokens) -> Result<(), RedisLoss> {
         let key = self.key(self.gateways.id());
         let text = told.write(&key, self.signing.key().as_deref());
-        let lives = u64::try_from(LIVES.as_millis()).unwrap_or(u64::MAX);
-        self.link.call(RedisOp::Exchange, cmd("SET").arg(key).arg(text).arg("PX").arg(lives)).await
+        self.link.call(RedisOp::Exchange, cmd("SET").arg(key).arg(text).arg("PX").arg(millis(LIVES))).await
     }
 
     /// Returns what the others have told since the last call.

@@ -22,3 +22,8 @@ pub mod rules;
 pub use redis::{RedisError, RedisResult};
 use traffic_dam_worker::{connect, pushes, reply, scripts};
 pub use traffic_dam_worker::{consumer, drainer, publisher, settings, signing};
+
+/// Converts to whole milliseconds, for a command.
+fn millis(length: std::time::Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}

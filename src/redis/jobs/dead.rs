@@ -6,13 +6,13 @@ use redis::cmd;
 use serde::Deserialize;
 
 use super::keys::Job;
-use super::limits::millis;
 use super::pending::Pending;
 use super::submit::SubmitRefused;
 use super::{JobQueue, PATIENCE};
 use crate::clock::unix_millis;
 use crate::metrics::RedisOp;
 use crate::redis::link::RedisLoss;
+use crate::redis::millis;
 use crate::request::{Caller, RequestCost};
 
 /// Dead letters listed at most: the latest.

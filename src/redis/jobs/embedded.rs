@@ -11,6 +11,7 @@ use super::pending::Pending;
 use super::{JobQueue, JobState, PATIENCE};
 use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::RedisLoss;
+use crate::redis::millis;
 
 /// Jobs requeued per call: what one gateway runs, in a few rounds.
 const MOST: usize = 256;
@@ -40,7 +41,7 @@ impl JobQueue {
     pub async fn requeue_idle(&self, pool: &str, unheard: Duration) -> Result<usize, RedisLoss> {
         let inner = &*self.0;
         let mut call = inner.scripts.revive.key(&self.owned(pool));
-        let unheard = u64::try_from(unheard.as_millis()).unwrap_or(u64::MAX);
+        let unheard = millis(unheard);
         call.arg(self.gateway_id()).arg(unheard).arg(MOST);
         inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
     }
@@ -59,7 +60,7 @@ impl JobQueue {
         let inner = &*self.0;
         let side = Side { pool: pool.into(), colour: colour.into() };
         let mut call = inner.scripts.forget.key(inner.keys.stream(&side));
-        call.arg(u64::try_from(unheard.as_millis()).unwrap_or(u64::MAX));
+        call.arg(millis(unheard));
         inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
     }
 

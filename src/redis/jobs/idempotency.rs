@@ -19,13 +19,13 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::keys::Job;
-use super::limits::millis;
 use super::outbox::JobTask;
 use super::repeatable::{KnownRequest, Repeatable};
 use super::stored::StoredAnswer;
 use super::{JobQueue, PATIENCE};
 use crate::metrics::RedisOp;
 use crate::redis::link::RedisLoss;
+use crate::redis::millis;
 
 /// Lifetime of the key before there is a job: longer than any request waits for a permit.
 const TRYING: Duration = Duration::from_secs(120);

@@ -40,8 +40,3 @@ impl Default for JobLimits {
         }
     }
 }
-
-/// Converts to whole milliseconds for a script.
-pub(super) fn millis(length: Duration) -> u64 {
-    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
-}

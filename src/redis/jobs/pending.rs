@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::keys::{Job, Side, caller_hash};
-use super::limits::millis;
 use super::request::JobRequest;
 use super::submit::{AwaitedJob, SubmitRefused, UnreadFate};
 use super::{JobQueue, PATIENCE, PiecePlace};
 use crate::clock::unix_millis;
 use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::RedisLoss;
+use crate::redis::millis;
 use crate::request::{Caller, Class, Kind, RequestCost};
 
 /// Bytes of pending bodies per pool; Redis holds them in memory.
@@ -273,7 +273,7 @@ impl JobQueue {
                 "FULL" if Instant::now() + pause >= until => return Err(SubmitRefused::Full),
                 "FULL" => sleep(pause).await,
                 entry => {
-                    let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).to_string();
+                    let within = millis(within).to_string();
                     let put = [("colour", &*side.colour), ("entry", entry)];
                     // For a cancel before a worker has the job. If this fails, the worker that
                     // takes the job sees the cancel.

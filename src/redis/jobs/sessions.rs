@@ -13,11 +13,11 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::keys::Job;
-use super::limits::millis;
 use super::outbox::JobTask;
 use super::{JobQueue, PATIENCE};
 use crate::metrics::RedisOp;
 use crate::redis::link::RedisLoss;
+use crate::redis::millis;
 
 /// How long a turn, or its wait, counts without a sign of its gateway.
 const LEASE: Duration = Duration::from_secs(5);

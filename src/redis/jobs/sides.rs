@@ -17,6 +17,7 @@ use super::keys::{Job, Side};
 use super::{JobQueue, PATIENCE};
 use crate::metrics::RedisOp;
 use crate::redis::link::RedisLoss;
+use crate::redis::millis;
 
 /// Entries looked at per call; the rest follows with the next one.
 const MOST: usize = 256;
@@ -71,7 +72,7 @@ impl JobQueue {
     pub async fn readers(&self, side: &Side, recent: Duration) -> Result<Vec<String>, RedisLoss> {
         let inner = &*self.0;
         let mut call = inner.scripts.readers.key(inner.keys.stream(side));
-        call.arg(u64::try_from(recent.as_millis()).unwrap_or(u64::MAX));
+        call.arg(millis(recent));
         inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
     }
 
@@ -120,7 +121,7 @@ impl JobQueue {
         started: Started,
     ) -> Result<MovedJobs, RedisLoss> {
         let inner = &*self.0;
-        let idle = u64::try_from(abandoned.as_millis()).unwrap_or(u64::MAX);
+        let idle = millis(abandoned);
         let stream = inner.keys.stream(from);
         let mut range = cmd("XRANGE");
         range.arg(&stream).arg("-").arg("+").arg("COUNT").arg(MOST);

@@ -7,11 +7,11 @@ use bytes::Bytes;
 
 use super::allowance::StoredBytes;
 use super::keys::Job;
-use super::limits::millis;
 use super::repeatable::Repeatable;
 use super::{JobQueue, PATIENCE, PieceKind, PiecePlace};
 use crate::metrics::{KeyUse, RedisOp};
 use crate::redis::link::RedisLoss;
+use crate::redis::millis;
 use crate::redis::reply;
 
 /// Bytes of the longest answer that is stored: a hundred times a usual one.

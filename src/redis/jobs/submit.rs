@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::keys::{Job, Side};
-use super::limits::millis;
 use super::liveness::LivenessProbe;
 use super::outbox::{HeldTurn, JobEndReason, JobTask};
 use super::piece::AnswerPiece;
@@ -19,6 +18,7 @@ use super::sides::OwnStream;
 use super::{JobQueue, PATIENCE, PieceKind, PiecePlace};
 use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::RedisLoss;
+use crate::redis::millis;
 
 /// First pause before a retry when the stream is full, because a worker removes an ended job about
 /// 1 ms after its last reply entry. The pause doubles with each retry.

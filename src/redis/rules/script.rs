@@ -9,6 +9,7 @@ use std::time::Duration;
 use redis::{Script, ScriptInvocation};
 
 use super::cell::CellArguments;
+use crate::redis::millis;
 
 /// Lifetime of a charge's record: until a gateway that got no answer has certainly undone the
 /// charge. It is short because each request has a record of some 100 bytes.
@@ -89,7 +90,7 @@ pub fn call<'s, 'c>(
     for key in keys {
         call.key(key);
     }
-    call.arg(u64::try_from(lives.as_millis()).unwrap_or(u64::MAX));
+    call.arg(millis(lives));
     for (kind, fields) in cells {
         call.arg(kind);
         for field in fields {
