@@ -16,6 +16,7 @@ pub mod feed;
 pub mod gateways;
 pub mod jobs;
 pub mod link;
+mod outbox;
 pub mod responses;
 pub mod rules;
 

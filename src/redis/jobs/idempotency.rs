@@ -19,9 +19,9 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::keys::Job;
-use super::outbox::JobTask;
 use super::repeatable::{KnownRequest, Repeatable};
 use super::stored::StoredAnswer;
+use super::tasks::JobTask;
 use super::{JobQueue, PATIENCE};
 use crate::metrics::RedisOp;
 use crate::redis::link::RedisLoss;
@@ -155,7 +155,7 @@ impl KeyClaim {
         let (done, stored) = oneshot::channel();
         answer.fit(&mut self.jobs.0.stored.lock(), &self.jobs);
         let (request, job) = (Arc::clone(&self.request), self.job);
-        self.jobs.0.outbox.add(JobTask::Store { request, job, answer, _done: done });
+        self.jobs.add_task(JobTask::Store { request, job, answer, _done: done });
         stored
     }
 
@@ -173,7 +173,7 @@ impl Drop for KeyClaim {
     fn drop(&mut self) {
         if *self.tries.get_mut() {
             let request = Arc::clone(&self.request);
-            self.jobs.0.outbox.add(JobTask::FreeKey { request, job: self.job });
+            self.jobs.add_task(JobTask::FreeKey { request, job: self.job });
         }
     }
 }

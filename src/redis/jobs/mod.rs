@@ -18,7 +18,8 @@
 //! | `status` `idempotency` | job status; idempotent requests |
 //! | `stored` `allowance` | answers over HTTP that repeats get; how many bytes of them (pure) |
 //! | `liveness` | liveness probe for jobs whose reply is silent |
-//! | `outbox` | cancels and cleanup |
+//! | `tasks` | cancels and cleanup |
+//! | `answers` | what the scripts answer (pure) |
 //!
 //! **Failure mode.** Redis is away: new jobs are refused at once. Replies in progress wait for
 //! Redis until their deadline and lose nothing, because the stream keeps what was published
@@ -28,6 +29,7 @@
 //! channel. The stream serves slow clients, restarted gateways and late readers.
 
 mod allowance;
+mod answers;
 mod dead;
 mod embedded;
 mod fault;
@@ -37,7 +39,6 @@ mod keys;
 mod limits;
 mod liveness;
 mod mailboxes;
-mod outbox;
 mod pending;
 mod piece;
 mod reader;
@@ -51,7 +52,9 @@ mod status;
 mod stored;
 mod submit;
 mod subscription;
+mod tasks;
 
+pub use answers::JobState;
 pub use dead::{DeadLetter, DeadLetterDetails, RunError};
 pub use fault::JobError;
 pub use head::{AnsweredBy, for_worker, read_head, write_head};
@@ -66,7 +69,8 @@ pub use repeatable::{EarlierRequest, KnownRequest};
 pub use request::{JobRequest, JobTicket};
 pub use sessions::{SessionTurn, TurnRefused};
 pub use sides::{MovedJobs, OwnStream, Started};
-pub use status::{JobState, JobStatus};
+pub use status::JobStatus;
+
 pub use stored::{LONGEST_ANSWER, StoredAnswer};
 pub use submit::{AwaitedJob, SubmitRefused};
 
@@ -83,10 +87,11 @@ use parking_lot::Mutex;
 use self::allowance::StoredBytes;
 use self::keys::Keys;
 use self::mailboxes::Mailboxes;
-use self::outbox::JobOutbox;
 use self::script::JobScripts;
+use self::tasks::JobTask;
 use super::gateways::Gateways;
 use super::link::RedisLink;
+use super::outbox::Outbox;
 use super::signing::Signing;
 use crate::fleet::strangers::Strangers;
 
@@ -104,7 +109,7 @@ struct JobsInner {
     keys: Keys,
     scripts: JobScripts,
     mailboxes: Mailboxes,
-    outbox: JobOutbox,
+    outbox: Outbox<JobTask>,
     signing: Signing,
     strangers: Mutex<Strangers>,
     limits: ArcSwap<JobLimits>,
@@ -132,7 +137,7 @@ impl JobQueue {
         signing: Signing,
         follows: bool,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (outbox, tasks) = JobOutbox::new();
+        let (outbox, tasks) = Outbox::new();
         let keys = Keys::new(&link.settings().prefix);
         let jobs = Self(Arc::new(JobsInner {
             link,

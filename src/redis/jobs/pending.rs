@@ -7,6 +7,7 @@ use redis::cmd;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
+use super::answers::{CancelOutcome, JobState, PendOutcome, PromoteOutcome};
 use super::keys::{Job, Side, caller_hash};
 use super::request::JobRequest;
 use super::submit::{AwaitedJob, SubmitRefused, UnreadFate};
@@ -177,15 +178,14 @@ impl JobQueue {
         let mut call = self.0.scripts.pend.key(waiting);
         call.key(callers).arg(job).arg(&pending.counted_for).arg(limits.waiting).arg(limits.per_caller);
         call.arg(text).arg(MOST_BYTES).arg(MOST_BYTES_OF_ONE).arg(millis(limits.ttl));
-        let kept: String = self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await?;
-        match &kept[..] {
-            "OK" => Ok(()),
-            "MANY" => Err(SubmitRefused::Many(limits.per_caller)),
-            "PAST" => Err(SubmitRefused::Past),
-            "FAR" => Err(SubmitRefused::Far(limits.ttl)),
-            "LATER" => Err(SubmitRefused::Delayed),
-            "HEAVY" => Err(SubmitRefused::Heavy(MOST_BYTES_OF_ONE)),
-            _ => Err(SubmitRefused::Full),
+        match self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await? {
+            PendOutcome::Ok => Ok(()),
+            PendOutcome::Full => Err(SubmitRefused::Full),
+            PendOutcome::Many => Err(SubmitRefused::Many(limits.per_caller)),
+            PendOutcome::Heavy => Err(SubmitRefused::Heavy(MOST_BYTES_OF_ONE)),
+            PendOutcome::Past => Err(SubmitRefused::Past),
+            PendOutcome::Far => Err(SubmitRefused::Far(limits.ttl)),
+            PendOutcome::Later => Err(SubmitRefused::Delayed),
         }
     }
 
@@ -229,12 +229,12 @@ impl JobQueue {
     /// Expires a pending job past its deadline by Redis' clock. Returns `false` if it is early.
     async fn give_up(&self, pool: &str, job: Job, pending: &Pending) -> Result<bool, RedisLoss> {
         let was = self.expire(job).await?;
-        if was == "EARLY" {
+        if was == CancelOutcome::Early {
             return Ok(false);
         }
         self.drop_pending(pool, job, pending).await?;
         // Several gateways may see the deadline pass; only the one that ended the job counts it.
-        if was != "GONE" && was != "ENDED" {
+        if !matches!(was, CancelOutcome::Gone | CancelOutcome::Ended) {
             self.0.link.metrics().job(pool, JobEnd::Expired);
         }
         Ok(true)
@@ -256,7 +256,7 @@ impl JobQueue {
         let reader = self.read(job, PiecePlace::default());
         // The job hash names the colour only after the job is enqueued, because other gateways may
         // try another colour at the same time. But from here on no gateway may requeue the job.
-        if self.mark(job, "", &[("requeued_ms", "")]).await?.as_deref() != Some("queued") {
+        if self.mark(job, "", &[("requeued_ms", "")]).await? != Some(JobState::Queued) {
             self.remove(&side.pool, job, caller).await?;
             return Err(SubmitRefused::Gone);
         }
@@ -265,16 +265,16 @@ impl JobQueue {
         call.key(callers).key(self.0.keys.stream(side)).arg(job).arg(caller).arg(ceiling).arg(&*side.colour);
         let mut pause = super::submit::PAUSE;
         loop {
-            let done: String = self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await?;
-            match &done[..] {
-                "GONE" => return Err(SubmitRefused::Gone),
+            match self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await? {
+                PromoteOutcome::Gone => return Err(SubmitRefused::Gone),
                 // This gateway's clock is ahead of that of Redis.
-                "EARLY" => return Err(SubmitRefused::Delayed),
-                "FULL" if Instant::now() + pause >= until => return Err(SubmitRefused::Full),
-                "FULL" => sleep(pause).await,
-                entry => {
+                PromoteOutcome::Early => return Err(SubmitRefused::Delayed),
+                PromoteOutcome::Full if Instant::now() + pause >= until => return Err(SubmitRefused::Full),
+                PromoteOutcome::Full => sleep(pause).await,
+                PromoteOutcome::Removed => return Err(RedisLoss::Refused.into()),
+                PromoteOutcome::Enqueued(entry) => {
                     let within = millis(within).to_string();
-                    let put = [("colour", &*side.colour), ("entry", entry)];
+                    let put = [("colour", &*side.colour), ("entry", &*entry)];
                     // For a cancel before a worker has the job. If this fails, the worker that
                     // takes the job sees the cancel.
                     if let Err(loss) = self.mark(job, &within, &put).await {
@@ -291,7 +291,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn attach(&self, job: Job) -> Result<Option<String>, RedisLoss> {
+    pub async fn attach(&self, job: Job) -> Result<Option<JobState>, RedisLoss> {
         self.mark(job, "", &[]).await
     }
 
@@ -300,7 +300,7 @@ impl JobQueue {
         job: Job,
         within: &str,
         fields: &[(&str, &str)],
-    ) -> Result<Option<String>, RedisLoss> {
+    ) -> Result<Option<JobState>, RedisLoss> {
         let inner = &*self.0;
         let mut call = inner.scripts.attach.key(inner.keys.job(job));
         call.key(inner.keys.reply(job))
@@ -327,6 +327,6 @@ impl JobQueue {
         let [waiting, callers] = self.0.keys.pending(pool);
         let mut call = self.0.scripts.promote.key(waiting);
         call.key(callers).arg(job).arg(caller);
-        self.0.link.run::<String>(RedisOp::Jobs, PATIENCE, &call).await.map(drop)
+        self.0.link.run::<PromoteOutcome>(RedisOp::Jobs, PATIENCE, &call).await.map(drop)
     }
 }

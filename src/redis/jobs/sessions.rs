@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
+use super::answers::TurnAnswer;
 use super::keys::Job;
-use super::outbox::JobTask;
+use super::tasks::JobTask;
 use super::{JobQueue, PATIENCE};
 use crate::metrics::RedisOp;
 use crate::redis::link::RedisLoss;
@@ -76,17 +77,15 @@ impl JobQueue {
         let mut mine =
             SessionTurn { jobs: self.clone(), session, turn, before: None, worker: OnceLock::new() };
         loop {
-            let said: Vec<String> = self.tell_session(&mine.session, turn, "ask", "").await?;
-            match said.first().map(String::as_str) {
-                Some("TURN") => {
-                    mine.before =
-                        said.get(1).filter(|worker| !worker.is_empty()).map(|it| it.as_str().into());
+            match self.tell_session(&mine.session, turn, "ask", "").await? {
+                TurnAnswer::Own(before) => {
+                    mine.before = before.map(Arc::from);
                     self.0.turns.lock().insert(turn, Arc::clone(&mine.session));
                     return Ok(mine);
                 }
-                Some("MANY") => return Err(TurnRefused::Many),
-                _ if Instant::now() + AGAIN >= until => return Err(TurnRefused::Late),
-                _ => sleep(AGAIN).await,
+                TurnAnswer::Many => return Err(TurnRefused::Many),
+                TurnAnswer::Wait if Instant::now() + AGAIN >= until => return Err(TurnRefused::Late),
+                TurnAnswer::Wait => sleep(AGAIN).await,
             }
         }
     }
@@ -151,6 +150,6 @@ impl Drop for SessionTurn {
         let inner = &*self.jobs.0;
         inner.turns.lock().remove(&self.turn);
         let worker = self.worker.get().or(self.before.as_ref()).cloned();
-        inner.outbox.add(JobTask::EndTurn { session: Arc::clone(&self.session), turn: self.turn, worker });
+        self.jobs.add_task(JobTask::EndTurn { session: Arc::clone(&self.session), turn: self.turn, worker });
     }
 }

@@ -11,8 +11,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Value, cmd, from_redis_value_ref};
+use redis::cmd;
 
+use super::answers::RecolourOutcome;
 use super::keys::{Job, Side};
 use super::{JobQueue, PATIENCE};
 use crate::metrics::RedisOp;
@@ -101,8 +102,8 @@ impl JobQueue {
         let mut call = inner.scripts.recolour.key(inner.keys.job(job));
         call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job);
         call.arg(&*from.colour).arg(&*to.colour).arg("");
-        let said: Vec<String> = inner.link.run(RedisOp::Jobs, PATIENCE, &call).await?;
-        if said.first().is_some_and(|said| said == "MOVED") {
+        let outcome: RecolourOutcome = inner.link.run(RedisOp::Jobs, PATIENCE, &call).await?;
+        if outcome == RecolourOutcome::Moved {
             self.move_entry(from, to, entry, job, 0).await?;
         }
         Ok(())
@@ -147,24 +148,23 @@ impl JobQueue {
             call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job);
             call.arg(&*from.colour).arg(&*to.colour);
             call.arg(if renewed.is_some() { started as u8 } else { 0 });
-            let said: Vec<Value> = inner.link.run(RedisOp::Jobs, PATIENCE, &call).await?;
-            let said: Vec<String> = said.iter().filter_map(|part| from_redis_value_ref(part).ok()).collect();
-            match said.first().map(String::as_str) {
-                Some("MOVED") => {
-                    done.moved += usize::from(self.move_entry(from, to, &entry, job, idle).await?)
+            let dead = match inner.link.run(RedisOp::Jobs, PATIENCE, &call).await? {
+                RecolourOutcome::Moved => {
+                    done.moved += usize::from(self.move_entry(from, to, &entry, job, idle).await?);
+                    continue;
                 }
-                Some("RUNNING") => {}
-                ended => {
-                    let error = said.get(1).map_or("", String::as_str);
-                    let mut call = inner.scripts.end.key(&stream);
-                    call.key(inner.keys.dead(&from.pool)).arg(&entry).arg(job).arg(error);
-                    said.get(2).into_iter().for_each(|keep| {
-                        call.arg(keep);
-                    });
-                    inner.link.run::<i64>(RedisOp::Jobs, PATIENCE, &call).await?;
-                    done.ended += usize::from(ended.is_some());
-                }
-            }
+                RecolourOutcome::Running => continue,
+                RecolourOutcome::Ended => None,
+                RecolourOutcome::Dead { error, keep_ms } => Some((error, keep_ms)),
+            };
+            let mut call = inner.scripts.end.key(&stream);
+            call.key(inner.keys.dead(&from.pool)).arg(&entry).arg(job);
+            match dead {
+                Some((error, keep_ms)) => call.arg(error).arg(keep_ms),
+                None => call.arg(""),
+            };
+            inner.link.run::<i64>(RedisOp::Jobs, PATIENCE, &call).await?;
+            done.ended += 1;
         }
         Ok(done)
     }

@@ -1,43 +1,15 @@
 //! Status of jobs, and cancelling them for clients.
 
 use redis::cmd;
-use serde::de::IntoDeserializer;
-use serde::de::value::Error as ValueError;
-use serde::{Deserialize, Serialize};
 
+use super::answers::{CancelOutcome, JobState};
 use super::keys::{Job, Side};
-use super::outbox::JobEndReason;
+use super::tasks::JobEndReason;
 use super::{JobQueue, PATIENCE};
 use crate::clock::unix_millis;
 use crate::metrics::RedisOp;
 use crate::redis::gateways::alive_key;
 use crate::redis::link::RedisLoss;
-
-/// State of a job, named in Redis and for clients as here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JobState {
-    /// It waits for a worker.
-    Queued,
-    /// A worker has it.
-    Running,
-    /// It has a complete answer.
-    Done,
-    /// Its worker failed.
-    Failed,
-    /// The client cancelled it or left.
-    Cancelled,
-    /// Its deadline has passed.
-    Expired,
-    /// It failed too often: a dead letter.
-    Dead,
-}
-
-impl JobState {
-    fn parse(text: &str) -> Option<Self> {
-        Self::deserialize(text.into_deserializer()).map_err(|_: ValueError| ()).ok()
-    }
-}
 
 /// Status of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,7 +157,7 @@ impl JobQueue {
                 return Ok(false);
             }
         }
-        Ok(self.drop_queued(job).await? == "QUEUED")
+        Ok(self.drop_queued(job).await? == CancelOutcome::Queued)
     }
 
     /// Returns `true` if the reply stream of `job` exists.
@@ -203,9 +175,9 @@ impl JobQueue {
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
     pub async fn is_lost(&self, job: Job) -> Result<bool, RedisLoss> {
-        Ok(match &self.expire(job).await?[..] {
-            "GONE" => true,
-            "ENDED" => !self.has_answer(job).await?,
+        Ok(match self.expire(job).await? {
+            CancelOutcome::Gone => true,
+            CancelOutcome::Ended => !self.has_answer(job).await?,
             _ => false,
         })
     }

@@ -9,12 +9,12 @@ use tokio::time::{Instant, sleep};
 
 use super::keys::{Job, Side};
 use super::liveness::LivenessProbe;
-use super::outbox::{HeldTurn, JobEndReason, JobTask};
 use super::piece::AnswerPiece;
 use super::reader::Reader;
 use super::request::JobRequest;
 use super::sessions::SessionTurn;
 use super::sides::OwnStream;
+use super::tasks::{HeldTurn, JobEndReason, JobTask};
 use super::{JobQueue, PATIENCE, PieceKind, PiecePlace};
 use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::RedisLoss;
@@ -170,7 +170,7 @@ impl JobQueue {
 
     /// Deletes a job that was written and not yet enqueued.
     pub(super) fn delete(&self, job: Job) {
-        self.0.outbox.add(JobTask::Withdraw { job });
+        self.add_task(JobTask::Withdraw { job });
     }
 
     pub(super) async fn create(
@@ -294,7 +294,7 @@ impl Drop for AwaitedJob {
         let inner = &*self.jobs.0;
         inner.link.metrics().job(&self.side.pool, end);
         if let Some(task) = task {
-            inner.outbox.add(task);
+            self.jobs.add_task(task);
         }
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::SharedRules;
-use super::outbox::SettlementScript;
 use super::plan::{CellRequest, tag_of};
+use super::settlements::SettlementScript;
 use crate::limit::lease::lease_size;
 use crate::limit::{Charge, RuleSet};
 use crate::refusal::{QuotaStatus, Unit};

@@ -15,10 +15,10 @@ pub mod cell;
 mod decide;
 mod explain;
 mod holding;
-mod outbox;
 mod plan;
 mod round_trip;
 pub mod script;
+mod settlements;
 
 pub use decide::{Admitted, RuleRefusal};
 pub use holding::Holding;
@@ -30,11 +30,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use self::outbox::{Settlement, SettlementOutbox, SettlementScript};
 use self::plan::{CellRequest, PlannedRule, Planner};
 use self::script::RuleScripts;
+use self::settlements::{Settlement, SettlementScript};
 use super::gateways::Gateways;
 use super::link::RedisLink;
+use super::outbox::Outbox;
 use crate::clock::Clock;
 use crate::limit::denial_cache::Denials;
 use crate::limit::lease::Leases;
@@ -51,7 +52,7 @@ pub struct Store {
     gateways: Arc<Gateways>,
     clock: Clock,
     scripts: Arc<RuleScripts>,
-    outbox: SettlementOutbox,
+    outbox: Outbox<Settlement>,
     /// Count of operations, to give each a unique id.
     operations: Arc<AtomicU64>,
 }
@@ -64,7 +65,8 @@ impl Store {
         clock: Clock,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let scripts = Arc::new(RuleScripts::default());
-        let (outbox, work) = SettlementOutbox::new(link.clone(), Arc::clone(&scripts), clock.clone());
+        let (outbox, inbox) = Outbox::new();
+        let work = settlements::send(link.clone(), Arc::clone(&scripts), clock.clone(), inbox);
         (Self { link, gateways, clock, scripts, outbox, operations: Arc::default() }, work)
     }
 
@@ -76,7 +78,9 @@ impl Store {
 
     /// Flushes pending settlements to Redis, for at most 1 s, and reports that this gateway leaves.
     pub async fn leave(&self) {
-        self.outbox.done(LEAVE).await;
+        if !self.outbox.flush(LEAVE).await {
+            tracing::warn!("shutdown: some settlements did not reach Redis");
+        }
         self.gateways.leave(&self.link).await;
     }
 
@@ -186,7 +190,9 @@ impl SharedRules {
         }
         keys.dedup();
         let since = self.clock().now();
-        self.store.outbox.add(Settlement { verb, record, keys, cells, since });
+        if !self.store.outbox.add(Settlement { verb, record, keys, cells, since }) {
+            tracing::debug!("settlement queue is full; dropped a settlement");
+        }
     }
 
     /// Returns the local share of the quotas, used while Redis is away.

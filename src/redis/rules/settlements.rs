@@ -1,34 +1,29 @@
-//! Outbox: settlements, refunds and undos, sent to Redis after the request has moved on.
+//! Settlements, refunds and undos, sent to Redis after the request has moved on.
 //!
 //! No request waits for it. A record makes each operation idempotent: it is resent until answered.
 //!
 //! **Failure mode.** The queue is bounded in number and age. In a long outage, quotas in Redis stay
 //! charged with estimates. This errs towards refusing, except for replies longer than reserved.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::cell::CellArguments;
 use super::script::{ENDED, RuleScripts, call};
 use crate::clock::{Clock, Nanos};
 use crate::metrics::RedisOp;
 use crate::redis::link::{RedisLink, RedisLoss};
+use crate::redis::outbox::OpenTask;
 
-/// Queue capacity: some seconds of full load, some MB.
-const WAITING: usize = 16_384;
 /// Operations sent at once.
 const BATCH: usize = 64;
 /// Time limit of a command. No request waits, so a slow answer is better than a resend.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
-/// How often a shutdown checks whether the outbox is empty.
-const FLUSH_POLL: Duration = Duration::from_millis(2);
 /// Longest age for a resend. It is shorter than the lifetime of a record, so that an operation
 /// whose answer was lost is not done twice.
 const MAX_AGE: Duration = Duration::from_secs(50);
@@ -48,70 +43,29 @@ pub(super) struct Settlement {
     pub(super) since: Nanos,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct SettlementOutbox {
-    tasks: mpsc::Sender<Settlement>,
-    open: Arc<AtomicUsize>,
-}
-
-impl SettlementOutbox {
-    pub(super) fn new(
-        link: RedisLink,
-        scripts: Arc<RuleScripts>,
-        clock: Clock,
-    ) -> (Self, impl Future<Output = ()> + Send) {
-        let (tasks, inbox) = mpsc::channel(WAITING);
-        let open = Arc::<AtomicUsize>::default();
-        let work = work(link, scripts, clock, inbox, Arc::clone(&open));
-        (Self { tasks, open }, work)
-    }
-
-    pub(super) fn add(&self, task: Settlement) {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        if self.tasks.try_send(task).is_err() {
-            self.open.fetch_sub(1, Ordering::Relaxed);
-            tracing::debug!("settlement queue is full; dropped a settlement");
-        }
-    }
-
-    /// Waits until the outbox is empty, for at most `patience`.
-    pub(super) async fn done(&self, patience: Duration) {
-        let done = async {
-            while self.open.load(Ordering::Relaxed) > 0 {
-                sleep(FLUSH_POLL).await;
-            }
-        };
-        if timeout(patience, done).await.is_err() {
-            tracing::warn!("shutdown: some settlements did not reach Redis");
-        }
-    }
-}
-
-async fn work(
+/// Sends what comes in, until no sender is left.
+pub(super) async fn send(
     link: RedisLink,
     scripts: Arc<RuleScripts>,
     clock: Clock,
-    mut inbox: mpsc::Receiver<Settlement>,
-    open: Arc<AtomicUsize>,
+    mut inbox: mpsc::Receiver<OpenTask<Settlement>>,
 ) {
-    let mut again = VecDeque::new();
+    let mut again = Vec::new();
     loop {
-        let mut batch: Vec<Settlement> = again.drain(..).collect();
+        let mut batch = std::mem::take(&mut again);
         if batch.is_empty() && inbox.recv_many(&mut batch, BATCH).await == 0 {
             return;
         }
-        let sent = batch.into_iter().map(|task| async {
-            let heard = run(&link, &scripts, &task).await;
-            (task, heard)
+        let sent = batch.into_iter().map(|open| async {
+            let heard = run(&link, &scripts, &open.task).await;
+            (open, heard)
         });
         let now = clock.now();
-        for (task, heard) in join_all(sent).await {
+        for (open, heard) in join_all(sent).await {
             if matches!(heard, Err(RedisLoss::NotSent | RedisLoss::Unknown))
-                && now.since(task.since) < MAX_AGE
+                && now.since(open.task.since) < MAX_AGE
             {
-                again.push_back(task);
-            } else {
-                open.fetch_sub(1, Ordering::Relaxed);
+                again.push(open);
             }
         }
         if !again.is_empty() {

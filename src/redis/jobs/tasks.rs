@@ -8,30 +8,27 @@
 //! deleted expire.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis::cmd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use super::answers::CancelOutcome;
 use super::keys::{Job, Side};
 use super::repeatable::Repeatable;
 use super::stored::StoredAnswer;
 use super::{JobQueue, PATIENCE};
 use crate::metrics::RedisOp;
 use crate::redis::link::RedisLoss;
+use crate::redis::outbox::OpenTask;
 
-/// Capacity of the queue: enough for all clients of a full gateway leaving at once.
-const WAITING: usize = 16_384;
 /// Tasks that run at once.
 const AT_ONCE: usize = 64;
 /// Attempts per task, and the pause after each.
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(250);
-/// Interval at which a shutdown checks whether all tasks are done.
-const FLUSH_POLL: Duration = Duration::from_millis(2);
 
 /// Why a gateway ends a job early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,60 +93,36 @@ impl JobTask {
     }
 }
 
-/// Sending half of the task queue, with the number of unfinished tasks.
-#[derive(Debug)]
-pub(super) struct JobOutbox {
-    tasks: mpsc::Sender<JobTask>,
-    open: AtomicUsize,
-}
-
-impl JobOutbox {
-    pub(super) fn new() -> (Self, mpsc::Receiver<JobTask>) {
-        let (tasks, inbox) = mpsc::channel(WAITING);
-        (Self { tasks, open: AtomicUsize::new(0) }, inbox)
-    }
-
-    pub(super) fn add(&self, task: JobTask) {
-        self.open.fetch_add(1, Ordering::Relaxed);
+impl JobQueue {
+    pub(super) fn add_task(&self, task: JobTask) {
         let name = task.as_str();
-        if self.tasks.try_send(task).is_err() {
-            self.open.fetch_sub(1, Ordering::Relaxed);
+        if !self.0.outbox.add(task) {
             tracing::debug!(task = name, "the queue of job tasks is full; dropped a task");
         }
     }
-}
 
-impl JobQueue {
     /// Waits until every queued task is done or dropped, for at most `patience`.
     pub async fn flush(&self, patience: Duration) {
-        let done = async {
-            while self.0.outbox.open.load(Ordering::Relaxed) > 0 {
-                sleep(FLUSH_POLL).await;
-            }
-        };
-        if timeout(patience, done).await.is_err() {
+        if !self.0.outbox.flush(patience).await {
             tracing::warn!("shutdown: not all job tasks were done; jobs without a client may run on");
         }
     }
 
-    pub(super) async fn run_tasks(&self, mut tasks: mpsc::Receiver<JobTask>) {
+    pub(super) async fn run_tasks(&self, mut tasks: mpsc::Receiver<OpenTask<JobTask>>) {
         let mut running = JoinSet::new();
-        while let Some(task) = tasks.recv().await {
+        while let Some(open) = tasks.recv().await {
             while running.len() >= AT_ONCE {
                 running.join_next().await;
             }
             while running.try_join_next().is_some() {}
             let jobs = self.clone();
-            running.spawn(async move {
-                jobs.run_task(task).await;
-                jobs.0.outbox.open.fetch_sub(1, Ordering::Relaxed);
-            });
+            running.spawn(async move { jobs.run_task(&open.task).await });
         }
     }
 
-    async fn run_task(&self, task: JobTask) {
+    async fn run_task(&self, task: &JobTask) {
         for attempt in 1..=TRIES {
-            let done = match &task {
+            let done = match task {
                 JobTask::Cancel { job, side, entry, why, .. } => {
                     self.cancel(*job, side, entry.as_deref(), *why).await.map(drop)
                 }
@@ -178,17 +151,17 @@ impl JobQueue {
         self.0.link.call_within::<i64>(RedisOp::Jobs, PATIENCE, cmd("UNLINK").arg(key)).await.map(drop)
     }
 
-    /// Ends a job, and removes its stream entry if no worker has it. Returns the script's answer.
+    /// Ends a job, and removes its stream entry if no worker has it. Returns what was found.
     pub(super) async fn cancel(
         &self,
         job: Job,
         side: &Side,
         entry: Option<&str>,
         why: JobEndReason,
-    ) -> Result<String, RedisLoss> {
+    ) -> Result<CancelOutcome, RedisLoss> {
         let Self(inner) = self;
         let was = self.end(job, why, EndCondition::Any).await?;
-        if let Some(entry) = entry.filter(|_| was == "QUEUED") {
+        if let Some(entry) = entry.filter(|_| was == CancelOutcome::Queued) {
             let mut call = inner.scripts.end.key(inner.keys.stream(side));
             call.key(inner.keys.dead(&side.pool)).arg(entry).arg(job).arg("");
             inner.link.run::<i64>(RedisOp::Jobs, PATIENCE, &call).await?;
@@ -196,17 +169,17 @@ impl JobQueue {
         Ok(was)
     }
 
-    /// Ends a job that is past its deadline. Returns the answer of `cancel.lua`.
-    pub(super) async fn expire(&self, job: Job) -> Result<String, RedisLoss> {
+    /// Ends a job that is past its deadline.
+    pub(super) async fn expire(&self, job: Job) -> Result<CancelOutcome, RedisLoss> {
         self.end(job, JobEndReason::Expired, EndCondition::Late).await
     }
 
-    /// Ends a job that no worker has started. Returns the answer of `cancel.lua`.
-    pub(super) async fn drop_queued(&self, job: Job) -> Result<String, RedisLoss> {
+    /// Ends a job that no worker has started.
+    pub(super) async fn drop_queued(&self, job: Job) -> Result<CancelOutcome, RedisLoss> {
         self.end(job, JobEndReason::Cancelled, EndCondition::Queued).await
     }
 
-    async fn end(&self, job: Job, why: JobEndReason, only: EndCondition) -> Result<String, RedisLoss> {
+    async fn end(&self, job: Job, why: JobEndReason, only: EndCondition) -> Result<CancelOutcome, RedisLoss> {
         let inner = &*self.0;
         let (state, reason, message) = why.words();
         let mut call = inner.scripts.cancel.key(inner.keys.job(job));
