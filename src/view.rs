@@ -201,6 +201,8 @@ pub struct WorkerView {
     pub limit: u32,
     /// Factor on its limit, 0…1.
     pub weight: f64,
+    /// E: what this gateway has learned of the TTFT of an idle worker, smallest prompts first.
+    pub idle_ttft: Vec<IdleTtftView>,
     /// Tokens of all requests in flight.
     pub tokens: u64,
     /// Size of its KV cache in tokens, if known.
@@ -216,6 +218,15 @@ pub struct WorkerView {
     /// For one worker of a queue, the id of its side, which also has a line: the sums of that line
     /// contain this one. `None` for all others.
     pub member_of: Option<Arc<str>>,
+}
+
+/// The time to the first token that an idle worker needs for prompts of one size class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct IdleTtftView {
+    /// Largest number of prompt tokens of the class, a power of two. Cached tokens do not count.
+    pub prompt_tokens: u64,
+    /// Milliseconds, to a tenth.
+    pub ms: f64,
 }
 
 /// What the limits of a provider leave; `None` without a limit.

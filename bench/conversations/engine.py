@@ -6,9 +6,9 @@ learns lasts over all of its turns; only one of them has work at a time.
 
 import asyncio
 import gc
+import json
 import math
 import os
-import re
 import signal
 import statistics
 import sys
@@ -30,7 +30,6 @@ SHAPE = Shape(turns=8, gap=0.5, first=300, message=80, answer=24)
 ALONE = Shape(turns=4, gap=0.2, first=300, message=80, answer=24)
 SLOTS_ARM, ADAPTIVE = "limit: slots", "adaptive, size not told"
 LATE = 0.05
-LIMIT = re.compile(rb"^traffic_dam_concurrency_limit\{[^}]*\} ([0-9.e+]+)", re.MULTILINE)
 
 
 async def alone():
@@ -71,23 +70,24 @@ async def capacity():
 
 
 class Arm:
-    """A gateway, its turns, and its limit over time."""
+    """A gateway, its turns, and over time its limit and its E, the TTFT that it expects of an idle engine."""
 
     def __init__(self, stage, name, concurrency, size=""):
         self.name = name
         port, self.admin = stage.gateway("gateway-" + name.split(":")[0].split(",")[0], PORTS, f"{concurrency}, ttft_slo: 1s", size)
-        self.client, self.rates, self.windows, self.limits = Client(port), [], [], []
+        self.client, self.rates, self.windows, self.seen = Client(port), [], [], []
 
     def answered(self):
         return [turn for turn in self.client.turns if turn.whole]
 
     async def watch(self):
-        """Reads the limit twice a second, and notes how many turns were answered by then."""
+        """Reads both twice a second, and notes how many turns were answered by then."""
         while True:
-            _, text = await asyncio.to_thread(get, self.admin, "/metrics")
-            limit = sum(float(value) for value in LIMIT.findall(text))
-            if limit:
-                self.limits.append((len(self.answered()), limit))
+            status, text = await asyncio.to_thread(get, self.admin, "/api/v1/state")
+            if status == 200:
+                workers = json.loads(text)["pools"][0]["workers"]
+                idle = [{size["prompt_tokens"]: size["ms"] for size in worker["idle_ttft"]} for worker in workers]
+                self.seen.append((len(self.answered()), sum(worker["limit"] for worker in workers), idle))
             await asyncio.sleep(0.5)
 
     async def work(self, planned):
@@ -113,18 +113,22 @@ class Arm:
         )
 
     def by_hundred(self):
-        """Prints limit, TTFT and hit ratio for each hundred of answered turns."""
-        print(f"{self.name}: by {HUNDRED} answered turns")
+        """Prints limit, TTFT, hit ratio and E, its mean over the engines, for each hundred of answered turns."""
+        print(f"{self.name}: by {HUNDRED} answered turns; E in ms at their end, by the prompt tokens to read")
         answered = sorted(self.answered(), key=lambda turn: turn.end)
         for begin in range(0, len(answered), HUNDRED):
             some = answered[begin : begin + HUNDRED]
-            limits = [limit for count, limit in self.limits if begin <= count < begin + HUNDRED]
+            seen = [(limit, idle) for count, limit, idle in self.seen if begin <= count < begin + HUNDRED]
+            limits = [limit for limit, _ in seen]
+            idle = seen[-1][1] if seen else []
+            sizes = sorted({size for one in idle for size in one})
+            means = [(size, statistics.mean(one[size] for one in idle if size in one)) for size in sizes]
             span = f"{min(limits):.0f} / {statistics.mean(limits):.1f} / {max(limits):.0f}" if limits else "–"
             times = [turn.ttft for turn in some]
             print(
                 f"  {begin + 1:4}–{begin + len(some):<4}  limit least / mean / most {span:14}  TTFT p50/p99 {percentile(times, 0.5) * 1000:4.0f} /"
                 f"{percentile(times, 0.99) * 1000:5.0f} ms  in time {sum(turn.good(SLO) for turn in some) / len(some) * 100:3.0f} %"
-                f"  hit ratio {hit_ratio(some):.3f}"
+                f"  hit ratio {hit_ratio(some):.3f}  E {', '.join(f'up to {size}: {mean:.0f}' for size, mean in means) or '–'}"
             )
 
     def faults(self):

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::App;
 use super::promote::Backlog;
@@ -18,7 +19,8 @@ use crate::metrics::TTFT_BUCKETS;
 use crate::request::Class;
 use crate::shed::{GateSnapshot, ProviderLevel, WorkerSnapshot, WorkerTrouble};
 use crate::view::{
-    GatewayView, HeartbeatView, JobsView, PoolView, ProviderView, RuleUseView, StrangerView, WorkerView,
+    GatewayView, HeartbeatView, IdleTtftView, JobsView, PoolView, ProviderView, RuleUseView, StrangerView,
+    WorkerView,
 };
 
 /// Light of a worker: the worse of the gate's view and its report, even if its colour is not
@@ -63,6 +65,10 @@ fn left(level: ProviderLevel) -> ProviderView {
         tokens: level.tokens,
         closed_ms: u64::try_from(level.closed_for.as_millis()).unwrap_or(u64::MAX),
     }
+}
+
+fn idle_ttft(&(prompt_tokens, ttft): &(u64, Duration)) -> IdleTtftView {
+    IdleTtftView { prompt_tokens, ms: (ttft.as_secs_f64() * 1e4).round() / 10.0 }
 }
 
 /// Returns the line of one worker of a queue, whose side has the line `side`.
@@ -160,6 +166,7 @@ impl App {
                 in_flight: worker.in_flight,
                 limit: worker.limit,
                 weight: worker.weight,
+                idle_ttft: worker.idle_ttft.iter().map(idle_ttft).collect(),
                 tokens: worker.tokens,
                 kv_tokens: worker.kv_tokens,
                 eligible: worker.eligible,

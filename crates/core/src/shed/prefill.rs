@@ -122,6 +122,12 @@ impl Prefill {
         Some(duration(seconds))
     }
 
+    /// Returns what is learned of E: pairs of a size in prompt tokens, and E of prompts up to it.
+    pub(super) fn learned(&self) -> impl Iterator<Item = (u64, Duration)> {
+        let sizes = self.references.iter().enumerate();
+        sizes.filter_map(|(size, reference)| Some((1 << size, duration((*reference)?.seconds))))
+    }
+
     /// Returns the time to the first token behind `ahead` prompt tokens; `None` before any sample.
     pub(super) fn reading(&self, ahead: u64, prompt: u64) -> Option<Duration> {
         let idle = self.idle(prompt)?;
@@ -229,6 +235,7 @@ mod tests {
         assert!((1700..=2300).contains(&long), "{long}");
         // A smaller prompt takes no longer than the smallest known.
         assert_eq!(prefill.idle(10), prefill.idle(200));
+        assert_eq!(prefill.learned().collect::<Vec<_>>(), [(256, prefill.idle(200).unwrap())]);
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub struct WorkerSnapshot {
     pub limit: u32,
     /// P: prompt tokens of requests without a first token.
     pub prefill_tokens: u64,
+    /// E: pairs of a size in prompt tokens, and the learned TTFT of prompts up to it at the idle
+    /// worker; only sizes that occurred.
+    pub idle_ttft: Vec<(u64, Duration)>,
     /// K: prompt and output tokens of all requests in flight.
     pub tokens: u64,
     /// KV cache size in tokens; `None` if unknown.

@@ -112,6 +112,7 @@ impl Gate {
             in_flight: worker.ledger.in_flight(),
             limit: worker.limit(),
             prefill_tokens: worker.ledger.prefill(),
+            idle_ttft: worker.prefill.learned().collect(),
             tokens: worker.ledger.tokens(),
             kv_tokens: worker.member.kv_tokens,
             streamed: worker.streamed,

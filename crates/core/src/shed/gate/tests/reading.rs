@@ -285,3 +285,14 @@ fn without_word_of_such_a_wait_its_first_token_says_nothing() {
     sent(&mut gate, &stream(300), at(160_000));
     sent(&mut gate, &stream(100), at(160_000));
 }
+
+#[test]
+fn what_was_learned_of_an_idle_worker_is_shown() {
+    let idle = known(settings()).snapshot(at(50_000)).workers[0].idle_ttft.clone();
+    // Prompts of 0, 100, 200 and 300 tokens were seen.
+    let sizes: Vec<_> = idle.iter().map(|(size, _)| *size).collect();
+    assert_eq!(sizes, [1, 128, 256, 512]);
+    for ((_, ttft), expected) in idle.iter().zip([50, 150, 250, 350]) {
+        assert!((expected..expected + 5).contains(&ttft.as_millis()), "{idle:?}");
+    }
+}
