@@ -206,10 +206,11 @@ fn for_gate(report: &WorkerReport, kv_tokens: Option<u64>, gateways: u32) -> cra
 
 impl App {
     /// Returns the number of gateways that share the workers. If several are configured, it is the
-    /// number seen in Redis, if in use: the others take over the share of a dead gateway.
+    /// number seen in Redis, if in use: the others take over the share of a dead gateway, and of one
+    /// that drains, which gets no new requests. What that one still has comes on top for so long.
     pub(super) fn sharing_workers(&self, settings: &Settings) -> u32 {
         match &self.0.redis_parts {
-            Some(redis_parts) if settings.gate.gateways > 1 => redis_parts.store.gateways().count(),
+            Some(redis_parts) if settings.gate.gateways > 1 => redis_parts.store.gateways().serving(),
             _ => settings.gate.gateways,
         }
     }

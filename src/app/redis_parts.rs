@@ -138,6 +138,11 @@ impl RedisParts {
         tokio::join!(work, link.keep(gateways), follow);
     }
 
+    /// Tells other gateways that this one drains: they take over its part of the workers.
+    pub(super) async fn drain(&self) {
+        self.store.gateways().drain(self.store.link()).await;
+    }
+
     /// Flushes job cleanups and settlements, each for at most 1 s, and deregisters this gateway.
     pub(super) async fn leave(&self) {
         self.answers.flush(LEAVE).await;

@@ -193,6 +193,12 @@ impl App {
     /// Drains as configured. Returns the number of connections that were cut off.
     pub async fn drain(&self) -> usize {
         let settings = self.0.live.load().settings.drain;
+        let tell = async {
+            if let Some(redis_parts) = &self.0.redis_parts {
+                redis_parts.drain().await;
+            }
+            std::future::pending().await
+        };
         let run = self.0.drain.run(settings.delay, settings.timeout + LAST_WORDS);
         let end_streams = async {
             tokio::time::sleep(settings.delay + settings.timeout).await;
@@ -202,6 +208,7 @@ impl App {
         let cut_off = tokio::select! {
             cut_off = run => cut_off,
             never = end_streams => never,
+            never = tell => never,
         };
         if let Some(spans) = self.0.live.load().spans.clone() {
             // A panic of the flush loses nothing more.

@@ -3,13 +3,14 @@
 //! Each gateway sets `{prefix}:dam:{id}` every second, with a lifetime of 3 s, and counts the
 //! gateways with such a key. The write is also the link's probe: a server that accepts it is
 //! usable. Their ids are kept for what gateways tell each other ([`exchange`](super::exchange)).
+//! The value says whether the gateway drains: then it leaves its part of the workers to the others.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use redis::cmd;
+use redis::{Cmd, cmd};
 
 use super::link::{Probe, ProbeWrite, RedisLink, RedisLoss};
 use crate::clock::Nanos;
@@ -19,6 +20,9 @@ use crate::metrics::RedisOp;
 const LIVES: Duration = Duration::from_secs(3);
 /// Gateways that are counted at most.
 const MOST: usize = 1000;
+/// Value of a heartbeat.
+const SERVES: &str = "1";
+const DRAINS: &str = "drains";
 
 /// This gateway, and the number of live gateways.
 #[derive(Debug)]
@@ -27,8 +31,13 @@ pub struct Gateways {
     count: Mutex<GatewayCount>,
     /// Copy of the count, for lock-free reads.
     known: AtomicU32,
-    /// Ids of the others that were live at the last look.
+    /// The same without those that drain.
+    serving: Mutex<GatewayCount>,
+    known_serving: AtomicU32,
+    /// Ids of the others that were live at the last look, and of those among them that drained.
     others: Mutex<Vec<Arc<str>>>,
+    draining: Mutex<Vec<Arc<str>>>,
+    drains: AtomicBool,
 }
 
 /// Number of gateways, filtered over time.
@@ -44,12 +53,13 @@ struct GatewayCount {
 }
 
 impl GatewayCount {
-    /// Records that `seen` gateways were found at `now`. Returns the filtered count.
-    fn see(&mut self, seen: u32, now: Nanos) -> u32 {
+    /// Records that `seen` gateways were found at `now`, and that `left` others said since the last look
+    /// that they should not be counted any more. Returns the filtered count.
+    fn see(&mut self, seen: u32, left: u32, now: Nanos) -> u32 {
         // After such a long gap between looks no gateway can have reported.
         let before = self.last.replace(now);
         let fewer = self.fewer.take().filter(|_| before.is_some_and(|before| now.since(before) <= LIVES));
-        if seen >= self.known {
+        if seen.saturating_add(left) >= self.known {
             self.known = seen;
             return seen;
         }
@@ -79,9 +89,17 @@ impl Gateways {
     #[must_use]
     pub fn new(configured: u32) -> Arc<Self> {
         let configured = configured.max(1);
-        let count = Mutex::new(GatewayCount { known: configured, ..GatewayCount::default() });
-        let (known, others) = (AtomicU32::new(configured), Mutex::default());
-        Arc::new(Self { id: new_name(), count, known, others })
+        let count = || Mutex::new(GatewayCount { known: configured, ..GatewayCount::default() });
+        Arc::new(Self {
+            id: new_name(),
+            count: count(),
+            known: AtomicU32::new(configured),
+            serving: count(),
+            known_serving: AtomicU32::new(configured),
+            others: Mutex::default(),
+            draining: Mutex::default(),
+            drains: AtomicBool::new(false),
+        })
     }
 
     /// Returns the id of this gateway; it is new with each start.
@@ -96,6 +114,27 @@ impl Gateways {
         self.known.load(Ordering::Relaxed)
     }
 
+    /// Returns the number of live gateways that do not drain, and this one: those that new requests come to.
+    #[must_use]
+    pub fn serving(&self) -> u32 {
+        self.known_serving.load(Ordering::Relaxed)
+    }
+
+    /// Says from now on that this gateway drains.
+    pub async fn drain(&self, link: &RedisLink) {
+        self.drains.store(true, Ordering::Relaxed);
+        // The others look once a second: they need not wait for the next heartbeat as well, which makes up for an error.
+        let told = link.call::<()>(RedisOp::Probe, &self.heartbeat(&link.settings().prefix)).await;
+        if told.is_err() {
+            tracing::debug!("could not tell other gateways that this one drains");
+        }
+    }
+
+    fn heartbeat(&self, prefix: &str) -> Cmd {
+        let says = if self.drains.load(Ordering::Relaxed) { DRAINS } else { SERVES };
+        cmd("SET").arg(alive_key(prefix, &self.id)).arg(says).arg("PX").arg(LIVES.as_millis() as u64).take()
+    }
+
     /// Returns the ids of the other live gateways, as last seen.
     #[must_use]
     pub fn others(&self) -> Vec<Arc<str>> {
@@ -104,10 +143,12 @@ impl Gateways {
 
     /// Updates the configured number, which counts until gateways are seen.
     pub fn configure(&self, configured: u32) {
-        let mut count = self.count.lock();
-        if count.last.is_none() {
-            count.known = configured.max(1);
-            self.known.store(count.known, Ordering::Relaxed);
+        for (count, known) in [(&self.count, &self.known), (&self.serving, &self.known_serving)] {
+            let mut count = count.lock();
+            if count.last.is_none() {
+                count.known = configured.max(1);
+                known.store(count.known, Ordering::Relaxed);
+            }
         }
     }
 
@@ -128,24 +169,39 @@ impl ProbeWrite for Gateways {
         let prefix = probe.prefix();
         let (everyone, id) = (format!("{prefix}:dams"), self.id.as_str());
         let key = |id: &str| alive_key(prefix, id);
-        let own = cmd("SET").arg(key(id)).arg("1").arg("PX").arg(LIVES.as_millis() as u64).take();
-        probe.call::<()>(RedisOp::Probe, &own).await?;
+        probe.call::<()>(RedisOp::Probe, &self.heartbeat(prefix)).await?;
         probe.call::<i64>(RedisOp::Probe, cmd("SADD").arg(&everyone).arg(id)).await?;
         let known: Vec<String> = probe.call(RedisOp::Probe, cmd("SMEMBERS").arg(&everyone)).await?;
-        let mut others: Vec<Arc<str>> = Vec::new();
+        let (mut others, mut draining): (Vec<Arc<str>>, Vec<Arc<str>>) = Default::default();
         for other in known.iter().filter(|other| **other != self.id).take(MOST) {
-            if probe.call(RedisOp::Probe, cmd("EXISTS").arg(key(other))).await? {
-                others.push(other.as_str().into());
-            } else {
+            let said: Option<String> = probe.call(RedisOp::Probe, cmd("GET").arg(key(other))).await?;
+            let Some(said) = said else {
                 // If it was only late, its next heartbeat adds it again.
                 probe.call::<i64>(RedisOp::Probe, cmd("SREM").arg(&everyone).arg(other)).await?;
+                continue;
+            };
+            let other: Arc<str> = other.as_str().into();
+            if said == DRAINS {
+                draining.push(Arc::clone(&other));
             }
+            others.push(other);
         }
-        let seen = u32::try_from(others.len()).unwrap_or(u32::MAX).saturating_add(1);
-        *self.others.lock() = others;
-        let known = self.count.lock().see(seen, probe.now());
-        self.known.store(known, Ordering::Relaxed);
+        self.see(others, draining, probe.now());
         Ok(())
+    }
+}
+
+impl Gateways {
+    /// Records which other gateways are live, and which of them drain.
+    fn see(&self, others: Vec<Arc<str>>, draining: Vec<Arc<str>>, now: Nanos) {
+        let number = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
+        let (live, serving) = (number(others.len() + 1), number(others.len() + 1 - draining.len()));
+        let before = std::mem::take(&mut *self.draining.lock());
+        let left = number(draining.iter().filter(|id| !before.contains(id)).count());
+        *self.draining.lock() = draining;
+        *self.others.lock() = others;
+        self.known.store(self.count.lock().see(live, 0, now), Ordering::Relaxed);
+        self.known_serving.store(self.serving.lock().see(serving, left, now), Ordering::Relaxed);
     }
 }
 
@@ -176,7 +232,7 @@ mod tests {
             (15, 1, 2),
             (16, 1, 1),
         ] {
-            assert_eq!(count.see(seen, Nanos::from_secs(second)), known, "after {second} s");
+            assert_eq!(count.see(seen, 0, Nanos::from_secs(second)), known, "after {second} s");
         }
     }
 
@@ -184,19 +240,57 @@ mod tests {
     fn who_comes_back_first_does_not_take_itself_for_the_only_one() {
         let mut count = count(3);
         assert_eq!(
-            count.see(1, Nanos::from_secs(1)),
+            count.see(1, 0, Nanos::from_secs(1)),
             3,
             "at the start nobody knows better than the settings"
         );
-        assert_eq!(count.see(3, Nanos::from_secs(2)), 3);
+        assert_eq!(count.see(3, 0, Nanos::from_secs(2)), 3);
         // For a minute, Redis is away again and again, and comes back empty each time.
         for second in (10..60).step_by(5) {
-            assert_eq!(count.see(1, Nanos::from_secs(second)), 3);
-            assert_eq!(count.see(2, Nanos::from_secs(second + 1)), 3);
+            assert_eq!(count.see(1, 0, Nanos::from_secs(second)), 3);
+            assert_eq!(count.see(2, 0, Nanos::from_secs(second + 1)), 3);
         }
         // Redis stays.
         for (second, known) in [(60, 3), (62, 3), (63, 3), (64, 2)] {
-            assert_eq!(count.see(2, Nanos::from_secs(second)), known, "after {second} s");
+            assert_eq!(count.see(2, 0, Nanos::from_secs(second)), known, "after {second} s");
         }
+    }
+
+    #[test]
+    fn who_drains_leaves_its_part_at_once_and_is_still_there() {
+        let gateways = Gateways::new(2);
+        let ids = |names: &str| names.split_whitespace().map(Arc::from).collect::<Vec<Arc<str>>>();
+        // One after the other is replaced, as by a Deployment; this one is the first that is new.
+        for (second, others, draining, live, serving) in [
+            (1, "old1 old2", "", 3, 3),
+            (2, "old1 old2", "old1", 3, 2),
+            (3, "old1 old2 new2", "old1", 4, 3),
+            (4, "old1 old2 new2", "old1 old2", 4, 2),
+            // One is gone. It counted for nothing already.
+            (5, "old2 new2", "old2", 4, 2),
+            (6, "new2", "", 4, 2),
+            (9, "new2", "", 3, 2),
+            (10, "new2", "", 3, 2),
+            (12, "new2", "", 3, 2),
+            (14, "new2", "", 2, 2),
+            // One that went without a word is missed for a while.
+            (15, "", "", 2, 2),
+            (17, "", "", 2, 2),
+            (19, "", "", 1, 1),
+        ] {
+            gateways.see(ids(others), ids(draining), Nanos::from_secs(second));
+            assert_eq!((gateways.count(), gateways.serving()), (live, serving), "after {second} s");
+        }
+    }
+
+    #[test]
+    fn who_drains_does_not_stand_for_another_that_is_missing() {
+        let gateways = Gateways::new(3);
+        let ids = |names: &str| names.split_whitespace().map(Arc::from).collect::<Vec<Arc<str>>>();
+        gateways.see(ids("a b"), ids("a"), Nanos::from_secs(1));
+        assert_eq!(gateways.serving(), 2);
+        // Redis has come back empty, and the one that drains was faster.
+        gateways.see(ids("a"), ids("a"), Nanos::from_secs(2));
+        assert_eq!(gateways.serving(), 2);
     }
 }

@@ -202,6 +202,23 @@ async fn the_part_of_the_workers_that_a_dead_gateway_had_is_taken_over() {
 }
 
 #[tokio::test]
+async fn the_part_of_the_workers_that_a_draining_gateway_had_is_taken_over_at_once() {
+    let (redis, worker) = (Server::start().await, Worker::start(64));
+    let more = "gateways: 2\nconcurrency: { limit: slots }\ndrain: { delay: 10m }";
+    let gateways = gateways(2, &patient(&redis, &worker, LIMITS, more)).await;
+    let limit = |dam: &Dam| dam.metric("concurrency_limit", "w1");
+    for dam in &gateways {
+        eventually("half of the slots", async || limit(dam) == 32.0).await;
+    }
+    let app = gateways[1].app.clone();
+    let draining = tokio::spawn(async move { app.drain().await });
+    eventually("all of them", async || limit(&gateways[0]) == 64.0).await;
+    assert_eq!(gateways[0].app.state()["gateways"], 2, "it is still there, and counts for the rules");
+    assert_eq!(limit(&gateways[1]), 32.0, "requests that come late have their room");
+    draining.abort();
+}
+
+#[tokio::test]
 async fn a_rotated_password_is_taken_with_a_reload() {
     let (redis, worker) = (Server::start().await, Worker::start(64));
     let connection = redis.connect().await;

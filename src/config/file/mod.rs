@@ -77,7 +77,8 @@ pub struct ConfigFile {
     pub prefix: PrefixSection,
     /// Number of gateways that share the workers, and share the rules' quotas while Redis is
     /// unavailable. Configured or reported worker capacity is divided by it. If it is 2 or more and
-    /// rules, callers or jobs are in Redis, the number of gateways seen in Redis replaces it.
+    /// rules, callers or jobs are in Redis, the number of gateways seen in Redis replaces it; those
+    /// that drain have no part of the workers.
     #[schemars(range(min = 1, max = 1000))]
     pub gateways: u32,
     /// Where the rules' counts are kept.
