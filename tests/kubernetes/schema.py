@@ -51,6 +51,7 @@ POOL = closed(
     startupSeconds=number(1, 86400),
     slots=number(0, 1000000),
     kvTokens=number(0, 10**12),
+    stopDelaySeconds=number(1, 86400),
     drainSeconds=number(0, 86400),
     colours={"type": "object", "propertyNames": {"pattern": NAME}, "additionalProperties": COLOUR},
     env=many(),

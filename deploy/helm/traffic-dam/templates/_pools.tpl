@@ -4,7 +4,7 @@
 {{- range $name, $given := .Values.pools -}}
 {{- $pool := mergeOverwrite (dict
     "discovery" "addresses" "model" "*" "image" "" "command" list "args" list "port" 8000 "health" "/health"
-    "startupSeconds" 600 "slots" 0 "kvTokens" 0 "drainSeconds" 60 "env" list "resources" dict
+    "startupSeconds" 600 "slots" 0 "kvTokens" 0 "stopDelaySeconds" 5 "drainSeconds" 60 "env" list "resources" dict
     "volumes" list "volumeMounts" list "volumeClaimTemplates" list "nodeSelector" dict "tolerations" list
     "affinity" dict "runtimeClassName" "" "podSecurityContext" dict "securityContext" dict
     "agent" (dict "metrics" "/metrics" "maxLoad" 0 "rename" list)
