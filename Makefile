@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test balancers fmt lint unit client fleet queue-workers queue-load queue-load-short queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes first-steps k6 bench bench-proxy messages-cost memory instructions release-pgo observe-cost overload conversations failover heartbeats redis-away fuzz deny demo llama-cpp image image-short image-targets compose packages release-dry-run
+.PHONY: help test balancers fmt lint unit client fleet queue-workers queue-load queue-load-short queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes kubernetes-node first-steps k6 bench bench-proxy messages-cost memory instructions release-pgo observe-cost overload conversations failover heartbeats redis-away fuzz deny demo llama-cpp image image-short image-targets compose packages release-dry-run
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +106,9 @@ balancers: ## nginx, HAProxy, Envoy, Traefik and Caddy before two gateways, of w
 
 kubernetes: ## the Helm chart and discovery before a real Kubernetes API server; 3 minutes, the first time some 10 more
 	scripts/kubernetes --debug
+
+kubernetes-node: ## the chart on a real node, under load: rolls, scales, kills, switches of colours; as root, some 6 minutes
+	scripts/kubernetes-node
 
 first-steps: ## the ten commands of "Getting started", as they stand there, with what each takes; a minute
 	scripts/first-steps --debug
