@@ -6,21 +6,21 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | core | [`clock`] [`estimate`] [`fleet`] [`glob`] [`limit`] [`models`] [`refusal`] [`request`] [`shed`] |
+//! | core | [`clock`] [`estimate`] [`fleet`] [`glob`] [`limit`] `models` [`refusal`] [`request`] [`shed`] |
 //! | 0 | [`net`]: sockets and the gateway's own HTTP requests · [`view`]: the gateway's state |
-//! | 1 | [`openai`]: wire formats · [`metrics`] [`scrape`] [`spans`] |
+//! | 1 | [`openai`]: wire formats · [`metrics`] [`scrape`] `spans` |
 //! | 2 | [`redis`]: shared state of gateways and workers |
-//! | 3 | [`layers`] [`upstream`] [`server`] [`agent`] [`discovery`] [`sim`]: adapters to tower, hyper and tokio |
-//! | 4 | [`stack`] [`config`]: the order of the layers, and the settings |
+//! | 3 | [`layers`] [`upstream`] [`server`] [`agent`] `discovery` [`sim`]: adapters to tower, hyper and tokio |
+//! | 4 | `stack` [`config`]: the order of the layers, and the settings |
 //! | 5 | [`app`]: owns state, tasks and the drain |
 
-pub use traffic_dam_core::{clock, estimate, fleet, glob, limit, models, refusal, request, shed};
-use traffic_dam_core::{hex, table};
+pub use traffic_dam_core::{clock, estimate, fleet, glob, limit, refusal, request, shed};
+use traffic_dam_core::{hex, models, table};
 
 pub mod agent;
 pub mod app;
 pub mod config;
-pub mod discovery;
+mod discovery;
 pub mod layers;
 pub mod metrics;
 pub mod net;
@@ -29,7 +29,7 @@ pub mod redis;
 pub mod scrape;
 pub mod server;
 pub mod sim;
-pub mod spans;
-pub mod stack;
+mod spans;
+mod stack;
 pub mod upstream;
 pub mod view;

@@ -27,7 +27,7 @@ use crate::upstream::Upstream;
 
 /// The shared state that the layers are built from.
 #[derive(Clone, Debug)]
-pub struct StackParts {
+pub(crate) struct StackParts {
     /// Request metrics, spans and log lines.
     pub observatory: Arc<RequestMetrics>,
     /// The origins whose pages may call; `None` if `cors.origins` is not configured.
@@ -65,13 +65,13 @@ type FromRescue = Rescue<Maintenance<Health<Identify<Cost<FromLimit>>>>>;
 type FromLimit = Limit<Models<Responses<Jobs<Shed<Upstream, Arc<ArcSwap<Fleet>>>>>>>;
 
 /// The whole stack as one service.
-pub type Stack = Observe<Preflight<Either<Cors<FromExplain>, FromExplain>>>;
+pub(crate) type Stack = Observe<Preflight<Either<Cors<FromExplain>, FromExplain>>>;
 
 type FromExplain = Explain<FromRescue>;
 
 /// Stacks the layers. A request passes them in the order of the lines.
 #[must_use]
-pub fn stack(parts: &StackParts) -> Stack {
+pub(crate) fn stack(parts: &StackParts) -> Stack {
     let StackParts {
         observatory,
         cors,

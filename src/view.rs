@@ -154,7 +154,7 @@ pub enum CanaryState {
 impl CanaryState {
     /// Returns the name, as in JSON and in metrics.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::UnderWay => "under_way",
             Self::Promoted => "promoted",
@@ -233,11 +233,11 @@ pub struct IdleTtftView {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderView {
     /// Requests.
-    pub requests: Option<u64>,
+    pub(crate) requests: Option<u64>,
     /// Tokens.
-    pub tokens: Option<u64>,
+    pub(crate) tokens: Option<u64>,
     /// Time for which nothing is sent to the worker, in milliseconds.
-    pub closed_ms: u64,
+    pub(crate) closed_ms: u64,
 }
 
 /// A heartbeat of a worker; `None` fields were not reported.

@@ -30,7 +30,6 @@ mod tokens;
 mod why;
 
 pub use run::{BoundListeners, Certificates};
-pub use stack_service::StackService;
 pub use start_error::StartError;
 
 use std::collections::BTreeMap;

@@ -297,7 +297,7 @@ impl App {
 
     /// Returns the settings in force.
     #[must_use]
-    pub fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         self.0.live.load().settings.clone()
     }
 

@@ -14,12 +14,12 @@ use crate::stack::Stack;
 
 /// Passes each request to the stack of the latest settings.
 #[derive(Clone, Debug)]
-pub struct StackService(App);
+pub(crate) struct StackService(App);
 
 impl App {
     /// Returns the service for the listeners.
     #[must_use]
-    pub fn entrance(&self) -> StackService {
+    pub(super) fn entrance(&self) -> StackService {
         StackService(self.clone())
     }
 }

@@ -14,7 +14,7 @@ pub struct Position {
 
 impl Position {
     /// The first character of the file.
-    pub const START: Self = Self { line: 1, column: 1 };
+    pub(crate) const START: Self = Self { line: 1, column: 1 };
 }
 
 impl fmt::Display for Position {

@@ -45,17 +45,17 @@ pub struct Settings {
     /// Identification of callers.
     pub callers: CallerSettings,
     /// Callers that send a signed token (JWT).
-    pub tokens: Option<TokenSource>,
+    pub(crate) tokens: Option<TokenSource>,
     /// The rules, in the order of the file.
     pub rules: Vec<Rule>,
     /// State that several gateways share.
-    pub shared: SharedState,
+    pub(crate) shared: SharedState,
     /// Limits for jobs in Redis.
     pub job_limits: JobLimits,
     /// Key for signing messages over Redis (HMAC-SHA256).
-    pub redis_key: Option<SigningKey>,
+    pub(crate) redis_key: Option<SigningKey>,
     /// Number of gateways, used while Redis cannot tell it.
-    pub gateways: u32,
+    pub(crate) gateways: u32,
     /// Concurrency limit and queue, the same for each pool.
     pub gate: GateSettings,
     /// How prompts are hashed, if [`GateSettings::prefix`] uses the hashes.
@@ -65,30 +65,30 @@ pub struct Settings {
     /// How workers register by heartbeats; `None` if they do not.
     pub discovery: Option<Discovery>,
     /// Other sources that find workers.
-    pub sources: DiscoverySettings,
+    pub(crate) sources: DiscoverySettings,
     /// Settings for workers that heartbeats and other sources report.
     pub registry: RegistrySettings,
     /// How the health and metrics of workers are read.
-    pub scrape: ScrapeSettings,
+    pub(crate) scrape: ScrapeSettings,
     /// Colour that receives requests. `None` for any, and with a queue for the one that the
     /// gateways choose.
-    pub active_colour: Option<Arc<str>>,
+    pub(crate) active_colour: Option<Arc<str>>,
     /// Time without a ready worker after which the gateways choose another side of a queue.
     pub version_wait: Duration,
     /// Time that a turn of a session waits for the worker that had the turn before, in a queue.
-    pub sticky_wait: Duration,
+    pub(crate) sticky_wait: Duration,
     /// Source of the session ID.
     pub sticky: SessionSource,
     /// Timeouts of a request's steps; each is more than zero, except `hold`.
     pub timeouts: UpstreamTimeouts,
     /// Age from which a connection to a worker takes no new requests; not zero.
-    pub connection_age: Duration,
+    pub(crate) connection_age: Duration,
     /// Retries on another worker.
     pub retry: RetrySettings,
     /// Use of HTTP/2 for requests to workers; `None` for the default of each.
-    pub http2: Option<Http2Mode>,
+    pub(crate) http2: Option<Http2Mode>,
     /// File with additional certificate authorities for workers.
-    pub worker_ca: Option<PathBuf>,
+    pub(crate) worker_ca: Option<PathBuf>,
     /// Kinds of calls that are served in addition to those that always are.
     pub kinds: Vec<OptionalKind>,
     /// Patterns for paths forwarded as one request with zero tokens.
@@ -106,13 +106,13 @@ pub struct Settings {
     /// Limits on connections and requests.
     pub bounds: BoundsSettings,
     /// Origins whose pages may call the gateway; `*` alone for all.
-    pub cors_origins: Vec<HeaderValue>,
+    pub(crate) cors_origins: Vec<HeaderValue>,
     /// Graceful shutdown.
     pub drain: DrainSettings,
     /// Share of served requests that is logged, 0…1.
     pub log_sample: f64,
     /// Export of spans; `None` if no spans are made.
-    pub spans: Option<SpanSettings>,
+    pub(crate) spans: Option<SpanSettings>,
     /// The settings file with its defaults filled in.
     pub(super) file: Box<ConfigFile>,
 }
@@ -120,7 +120,7 @@ pub struct Settings {
 impl Settings {
     /// Returns the files that the settings name, which [`ConfigWatch`](super::watch::ConfigWatch) compares.
     #[must_use]
-    pub fn files(&self) -> Vec<PathBuf> {
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
         let pairs = [&self.tls, &self.admin.tls].into_iter().flatten();
         let files =
             pairs.flat_map(|pair| [&pair.cert, &pair.key]).chain(&self.worker_ca).chain(&self.shared.ca);
@@ -137,7 +137,7 @@ impl Settings {
 
     /// Returns the names and fallbacks of all models.
     #[must_use]
-    pub fn model_specs(&self) -> Vec<ModelSpec> {
+    pub(crate) fn model_specs(&self) -> Vec<ModelSpec> {
         self.models.iter().map(|model| model.names.clone()).collect()
     }
 }
@@ -166,7 +166,7 @@ pub struct Discovery {
 
 /// Sources other than heartbeats that find workers.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct DiscoverySettings {
+pub(crate) struct DiscoverySettings {
     /// Targets that they follow; each has a name of its own.
     pub targets: Vec<SourceTarget>,
 }
@@ -193,7 +193,7 @@ pub struct TlsFiles {
 
 /// State that several gateways share.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SharedState {
+pub(crate) struct SharedState {
     /// Redis servers, without certificate authorities.
     pub redis: RedisSettings,
     /// File with additional certificate authorities for Redis.
@@ -208,7 +208,7 @@ pub struct SharedState {
 
 /// Requests that become jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JobMode {
+pub(crate) enum JobMode {
     /// No requests.
     Nothing,
     /// All requests: workers take them from a queue.
@@ -236,7 +236,7 @@ pub struct AdminPortSettings {
 
 /// Callers that send a signed token (JWT).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenSource {
+pub(crate) struct TokenSource {
     /// Accepted tokens.
     pub tokens: TokenSettings,
     /// Source of the keys that tokens are signed with.
@@ -245,7 +245,7 @@ pub struct TokenSource {
 
 /// Source of the keys that tokens are signed with (JWKS).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum JwksSource {
+pub(crate) enum JwksSource {
     /// A file.
     File(PathBuf),
     /// A server.
@@ -275,13 +275,13 @@ pub struct BoundsSettings {
     pub body: u64,
     /// Maximum size of a request body by kind of call, in bytes; `None` for `body`, or for what the
     /// kind has of its own.
-    pub bodies: [Option<u64>; kinds::COUNT],
+    pub(crate) bodies: [Option<u64>; kinds::COUNT],
     /// Maximum part of a large body that is held, in bytes.
     pub held: u64,
     /// Maximum size of all request bodies in memory at once, in bytes; at least `body`.
     pub buffered: u64,
     /// Maximum time for a request body to arrive.
-    pub body_read: Duration,
+    pub(crate) body_read: Duration,
     /// Limits of the listener for callers.
     pub listener: ListenerBounds,
 }

@@ -35,7 +35,7 @@ const NO_TTL: Duration = Duration::MAX;
 /// Which addresses of a name are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum AddressFamily {
+pub(crate) enum AddressFamily {
     /// IPv4 addresses; if there are none, IPv6 addresses
     #[default]
     Auto,
@@ -47,7 +47,7 @@ pub enum AddressFamily {
 
 /// A DNS name whose addresses are workers.
 #[derive(Clone, Debug, PartialEq)]
-pub struct DnsTarget {
+pub(crate) struct DnsTarget {
     /// Settings of all of its workers.
     pub settings: TargetSettings,
     /// The name.

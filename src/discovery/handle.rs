@@ -14,11 +14,11 @@ use crate::fleet::discovery::{DiscoveredWorker, TargetId};
 use crate::fleet::registry::WorkerRegistry;
 
 /// Returns the TLS client configuration for workers; `None` if the settings need none.
-pub type TlsSource = Arc<dyn Fn() -> Option<Arc<ClientConfig>> + Send + Sync>;
+pub(crate) type TlsSource = Arc<dyn Fn() -> Option<Arc<ClientConfig>> + Send + Sync>;
 
 /// Context that all tasks of this module share.
 #[derive(Clone)]
-pub struct DiscoveryContext {
+pub(crate) struct DiscoveryContext {
     /// Merges the sets.
     pub registry: Arc<Mutex<WorkerRegistry>>,
     /// Notified on news.
@@ -37,7 +37,7 @@ impl fmt::Debug for DiscoveryContext {
 
 /// Reports what one target has.
 #[derive(Debug)]
-pub struct TargetHandle {
+pub(crate) struct TargetHandle {
     id: TargetId,
     context: DiscoveryContext,
     failing: AtomicBool,
@@ -51,7 +51,7 @@ impl TargetHandle {
     /// Reports the whole set of workers, even if it is empty or the same as before. `excluded`:
     /// addresses, such as the API server's, that are used only if `workers.allow` has an entry for them
     /// alone.
-    pub fn publish(&self, set: Vec<DiscoveredWorker>, excluded: &[IpAddr]) {
+    pub(crate) fn publish(&self, set: Vec<DiscoveredWorker>, excluded: &[IpAddr]) {
         self.worked();
         let context = &self.context;
         context.registry.lock().discover(&self.id, set, excluded, context.clock.now());
@@ -59,14 +59,14 @@ impl TargetHandle {
     }
 
     /// Reports that the source answers, and that the set is the same as before.
-    pub fn alive(&self) {
+    pub(crate) fn alive(&self) {
         self.worked();
         self.context.registry.lock().source_works(&self.id, self.context.clock.now());
     }
 
     /// Reports that the source does not answer. It changes nothing by itself: the registry sees that
     /// signs of life are missing.
-    pub fn failed(&self, error: &dyn Display) {
+    pub(crate) fn failed(&self, error: &dyn Display) {
         let (source, target) = (self.id.source.as_str(), &*self.id.name);
         if self.failing.swap(true, Ordering::Relaxed) {
             tracing::debug!(source, target, %error, "the discovery source still does not answer");

@@ -20,18 +20,18 @@ mod models;
 mod reading;
 mod unused;
 
-pub use dns::{AddressFamily, DnsTarget};
-pub use handle::{DiscoveryContext, TargetHandle, TlsSource};
-pub use kubernetes::{KubernetesEndpoints, KubernetesPort, KubernetesTarget, LabelChoices};
-pub use models::ask_models;
-pub use reading::{ScrapeSettings, read_workers};
-pub use unused::UnusedWorkers;
+pub(crate) use dns::{AddressFamily, DnsTarget};
+pub(crate) use handle::{DiscoveryContext, TargetHandle};
+pub(crate) use kubernetes::{KubernetesEndpoints, KubernetesPort, KubernetesTarget, LabelChoices};
+pub(crate) use models::ask_models;
+pub(crate) use reading::{ScrapeSettings, read_workers};
+pub(crate) use unused::UnusedWorkers;
 
 use crate::fleet::discovery::TargetSettings;
 
 /// A target with the settings of its source.
 #[derive(Clone, Debug, PartialEq)]
-pub enum SourceTarget {
+pub(crate) enum SourceTarget {
     /// Addresses of a name.
     Dns(DnsTarget),
     /// Endpoints in a Kubernetes cluster.
@@ -41,7 +41,7 @@ pub enum SourceTarget {
 impl SourceTarget {
     /// Returns the settings that the registry needs.
     #[must_use]
-    pub const fn settings(&self) -> &TargetSettings {
+    pub(crate) const fn settings(&self) -> &TargetSettings {
         match self {
             Self::Dns(target) => &target.settings,
             Self::Kubernetes(target) => &target.settings,
@@ -50,7 +50,7 @@ impl SourceTarget {
 
     /// Returns `true` if its workers are reached over TLS.
     #[must_use]
-    pub const fn is_https(&self) -> bool {
+    pub(crate) const fn is_https(&self) -> bool {
         match self {
             Self::Dns(target) => target.https,
             Self::Kubernetes(target) => target.https,
@@ -58,7 +58,7 @@ impl SourceTarget {
     }
 
     /// Follows the target until dropped.
-    pub async fn follow(self, context: DiscoveryContext) {
+    pub(crate) async fn follow(self, context: DiscoveryContext) {
         let handle = TargetHandle::new(self.settings().id.clone(), context);
         match self {
             Self::Dns(target) => dns::follow(target, handle).await,

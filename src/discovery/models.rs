@@ -39,7 +39,7 @@ struct NextQuestion {
 }
 
 /// Asks discovered workers for their models until dropped.
-pub async fn ask_models(context: DiscoveryContext) {
+pub(crate) async fn ask_models(context: DiscoveryContext) {
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next: HashMap<Arc<str>, NextQuestion> = HashMap::new();

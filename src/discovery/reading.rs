@@ -28,7 +28,7 @@ const AT_ONCE: usize = 32;
 
 /// How workers are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ScrapeSettings {
+pub(crate) struct ScrapeSettings {
     /// Time between two readings of a worker.
     pub interval: Duration,
     /// Path of its Prometheus metrics.
@@ -44,7 +44,7 @@ struct ReaderTask {
 }
 
 /// Reads the workers that the registry names, until dropped.
-pub async fn read_workers(settings: ScrapeSettings, context: DiscoveryContext) {
+pub(crate) async fn read_workers(settings: ScrapeSettings, context: DiscoveryContext) {
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -9,11 +9,11 @@ const REMEMBERED: usize = 1024;
 
 /// The workers that the log names as not used.
 #[derive(Debug, Default)]
-pub struct UnusedWorkers(BTreeSet<Arc<str>>);
+pub(crate) struct UnusedWorkers(BTreeSet<Arc<str>>);
 
 impl UnusedWorkers {
     /// Logs each of the workers that are not used now, with the reason, unless it is logged already.
-    pub fn report<R: Display>(&mut self, unused: &[(Arc<str>, R)]) {
+    pub(crate) fn report<R: Display>(&mut self, unused: &[(Arc<str>, R)]) {
         let ids: BTreeSet<&Arc<str>> = unused.iter().map(|(worker, _)| worker).collect();
         self.0.retain(|id| ids.contains(id));
         for (worker, reason) in unused.iter().take(REMEMBERED) {

@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 /// A guard that can be tied to a body.
-pub trait BodyGuard {
+pub(super) trait BodyGuard {
     /// Called for each piece of the answer; `waited` is `true` if the body waited for the worker.
     fn data(&mut self, waited: bool) {
         let _unused = waited;
@@ -46,7 +46,7 @@ pin_project! {
 
 impl<B, G> Guarded<B, G> {
     /// Ties `guard` to the end of `inner`.
-    pub const fn new(inner: B, guard: G) -> Self {
+    pub(crate) const fn new(inner: B, guard: G) -> Self {
         Self { inner, guard: Some(guard), waited: false }
     }
 }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 /// free memory. A caller with several may hold no more than it leaves free: half of all if alone, a
 /// third beside another such caller, and so on. So many bodies of one caller never fill the memory.
 #[derive(Debug)]
-pub struct Buffers {
+pub(crate) struct Buffers {
     capacity: AtomicU64,
     used: Mutex<Used>,
 }
@@ -32,24 +32,24 @@ struct CallerBytes {
 impl Buffers {
     /// Creates a budget of `capacity` bytes.
     #[must_use]
-    pub fn new(capacity: u64) -> Self {
+    pub(crate) fn new(capacity: u64) -> Self {
         Self { capacity: AtomicU64::new(capacity), used: Mutex::default() }
     }
 
     /// Changes the budget to `capacity` bytes. Memory in use stays in use.
-    pub fn resize(&self, capacity: u64) {
+    pub(crate) fn resize(&self, capacity: u64) {
         self.capacity.store(capacity, Ordering::Relaxed);
     }
 
     /// Returns the bytes in use.
     #[must_use]
-    pub fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         self.used.lock().bytes
     }
 
     /// Registers a body of `caller`, which uses no bytes yet.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, caller: &Arc<str>) -> BufferHold {
+    pub(crate) fn enter(self: &Arc<Self>, caller: &Arc<str>) -> BufferHold {
         self.used.lock().callers.entry(Arc::clone(caller)).or_default().bodies += 1;
         BufferHold { buffers: Arc::clone(self), caller: Arc::clone(caller), bytes: 0 }
     }
@@ -57,7 +57,7 @@ impl Buffers {
 
 /// Memory taken from [`Buffers`] for one body; released when dropped.
 #[derive(Debug)]
-pub struct BufferHold {
+pub(crate) struct BufferHold {
     buffers: Arc<Buffers>,
     caller: Arc<str>,
     bytes: u64,

@@ -2,7 +2,7 @@
 //!
 //! Limits and routing need the cost before anything is sent. So the body of an OpenAI endpoint is
 //! read whole, up to `bounds.body`, parsed in place and forwarded as the same memory; of a large
-//! one only as much as tells the cost ([`held`](super::held)). Bodies of other paths are forwarded
+//! one only as much as tells the cost (`held`). Bodies of other paths are forwarded
 //! as they arrive.
 
 use std::hash::Hasher;
@@ -46,7 +46,7 @@ use crate::request::{
 };
 
 /// Request header that shortens the request's wait, in milliseconds from its arrival.
-pub const DEADLINE_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-deadline-ms");
+const DEADLINE_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-deadline-ms");
 
 /// Where a request names its session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub enum SessionSource {
 
 /// State shared by all services of the layer.
 #[derive(Debug)]
-pub struct CostSettings {
+pub(crate) struct CostSettings {
     /// The paths that are let through.
     pub paths: Arc<Paths>,
     /// The rules; some are evaluated before the body is read.
@@ -217,7 +217,7 @@ fn cookie<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
 
 /// Guard of an answer: updates the estimates when dropped.
 #[derive(Debug)]
-pub struct UsageFeedback {
+pub(crate) struct UsageFeedback {
     intake: Arc<CostSettings>,
     record: Arc<RequestRecord>,
     caller: Arc<str>,
@@ -250,12 +250,12 @@ impl Drop for UsageFeedback {
 
 /// Layer for [`Cost`].
 #[derive(Clone, Debug)]
-pub struct CostLayer(Arc<CostSettings>);
+pub(crate) struct CostLayer(Arc<CostSettings>);
 
 impl CostLayer {
     /// Creates a layer with the state `intake`.
     #[must_use]
-    pub const fn new(intake: Arc<CostSettings>) -> Self {
+    pub(crate) const fn new(intake: Arc<CostSettings>) -> Self {
         Self(intake)
     }
 }
@@ -270,7 +270,7 @@ impl<S> Layer<S> for CostLayer {
 
 /// Service that puts [`RequestCost`] into each request and turns its body into a [`Payload`].
 #[derive(Clone, Debug)]
-pub struct Cost<S> {
+pub(crate) struct Cost<S> {
     intake: Arc<CostSettings>,
     inner: S,
 }

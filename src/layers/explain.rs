@@ -26,9 +26,9 @@ use crate::table::Table;
 
 /// Request header that asks for an explanation (`1`); response header with a line per rule and
 /// fallback.
-pub const EXPLAIN: HeaderName = HeaderName::from_static("x-traffic-dam-explain");
+const EXPLAIN: HeaderName = HeaderName::from_static("x-traffic-dam-explain");
 /// Request header with a token of the admin port, besides the API key. Never sent to a worker.
-pub const ADMIN_TOKEN: HeaderName = HeaderName::from_static("x-traffic-dam-admin-token");
+const ADMIN_TOKEN: HeaderName = HeaderName::from_static("x-traffic-dam-admin-token");
 
 /// Wrong tokens from one address (IPv6: one /64) after which tokens are ignored for [`FORGET`].
 const GUESSES: u32 = 10;
@@ -38,7 +38,7 @@ const ADDRESSES: usize = 4096;
 
 /// Layer for [`Explain`].
 #[derive(Clone, Debug)]
-pub struct ExplainLayer(Arc<ExplainShared>);
+pub(crate) struct ExplainLayer(Arc<ExplainShared>);
 
 #[derive(Debug)]
 struct ExplainShared {
@@ -58,7 +58,7 @@ struct WrongTokens {
 impl ExplainLayer {
     /// Creates a layer that accepts the tokens with these SHA-256 digests.
     #[must_use]
-    pub fn new(digests: impl IntoIterator<Item = [u8; 32]>, clock: Clock) -> Self {
+    pub(crate) fn new(digests: impl IntoIterator<Item = [u8; 32]>, clock: Clock) -> Self {
         let (digests, guesses) = (digests.into_iter().collect(), Table::new(ADDRESSES));
         Self(Arc::new(ExplainShared { digests, guesses, hasher: RandomState::new(), clock }))
     }
@@ -98,7 +98,7 @@ impl<S> Layer<S> for ExplainLayer {
 
 /// Service that adds explanations of the rules to answers for administrators.
 #[derive(Clone, Debug)]
-pub struct Explain<S> {
+pub(crate) struct Explain<S> {
     shared: ExplainLayer,
     inner: S,
 }
@@ -131,7 +131,7 @@ where
 pin_project! {
     /// Future of [`Explain`].
     #[derive(Debug)]
-    pub struct ExplainFuture<F> {
+    pub(crate) struct ExplainFuture<F> {
         #[pin]
         inner: F,
         explaining: Option<Explaining>,

@@ -25,7 +25,7 @@ const PATH: &str = "/health";
 
 /// Layer for [`Health`].
 #[derive(Clone, Debug)]
-pub struct HealthLayer {
+pub(crate) struct HealthLayer {
     fleet: Arc<ArcSwap<Fleet>>,
     /// `true` if the settings let `/health` through to workers.
     forwarded: bool,
@@ -34,7 +34,7 @@ pub struct HealthLayer {
 impl HealthLayer {
     /// Creates a layer that answers for `fleet`, unless `intake` lets the path through to workers.
     #[must_use]
-    pub fn new(fleet: Arc<ArcSwap<Fleet>>, intake: &CostSettings) -> Self {
+    pub(crate) fn new(fleet: Arc<ArcSwap<Fleet>>, intake: &CostSettings) -> Self {
         Self { fleet, forwarded: intake.paths.find(&Method::GET, PATH).is_ok() }
     }
 
@@ -58,7 +58,7 @@ impl<S> Layer<S> for HealthLayer {
 
 /// Service that answers whether a request would be served now.
 #[derive(Clone, Debug)]
-pub struct Health<S> {
+pub(crate) struct Health<S> {
     shared: HealthLayer,
     inner: S,
 }

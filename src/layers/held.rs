@@ -20,7 +20,7 @@ use crate::request::PayloadError;
 
 /// When bodies are streamed.
 #[derive(Clone, Copy, Debug)]
-pub struct HeldBounds {
+pub(crate) struct HeldBounds {
     /// Bytes of a body that are held (`bounds.held`); a body that announces more may be streamed.
     pub bytes: u64,
     /// Facts that must be known before the rest of a body is streamed; `None` if JSON is always read

@@ -33,7 +33,7 @@ use crate::request::{
 };
 
 /// Request header that lowers the request's own class.
-pub const CLASS_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-class");
+const CLASS_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-class");
 const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -122,14 +122,14 @@ impl KnownCallers {
 
     /// Adds the callers stored in Redis. Configured keys take precedence.
     #[must_use]
-    pub fn with_stored(mut self, stored: Option<Arc<StoredCallers>>) -> Self {
+    pub(crate) fn with_stored(mut self, stored: Option<Arc<StoredCallers>>) -> Self {
         self.stored = stored;
         self
     }
 
     /// Adds callers named by signed tokens. Keys take precedence.
     #[must_use]
-    pub fn with_tokens(mut self, tokens: Option<Tokens>) -> Self {
+    pub(crate) fn with_tokens(mut self, tokens: Option<Tokens>) -> Self {
         self.tokens = tokens;
         self
     }
@@ -139,7 +139,7 @@ impl KnownCallers {
     /// # Errors
     /// `unauthorized` if no key matches and anonymous callers are refused, or if no source yields
     /// an identity. `bad_request` if the class header names no class.
-    pub fn identify(&self, headers: &HeaderMap, peer: Peer) -> Result<(Caller, Forwarding), Refusal> {
+    pub(crate) fn identify(&self, headers: &HeaderMap, peer: Peer) -> Result<(Caller, Forwarding), Refusal> {
         let trusted = self.trusts(peer.addr.ip());
         let client_ip = if trusted { self.client_behind(headers, peer.addr.ip()) } else { peer.addr.ip() };
         let ShownCredentials { header: carrier, owner, fault } = self.credentials(headers);
@@ -200,7 +200,7 @@ impl KnownCallers {
 
     /// Returns `true` if `address` is a trusted proxy.
     #[must_use]
-    pub fn trusts(&self, address: IpAddr) -> bool {
+    fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.settings.trusted_proxies.iter().any(|network| network.contains(&address))
     }

@@ -18,7 +18,7 @@ use crate::request::PayloadError;
 
 /// The bounds of one body.
 #[derive(Clone, Copy, Debug)]
-pub struct IntakeBounds {
+pub(crate) struct IntakeBounds {
     /// Maximum size in bytes.
     pub bytes: u64,
     /// Setting that is the maximum.
@@ -54,7 +54,7 @@ const GROWTH: usize = 8;
 /// # Errors
 /// `body_too_large`; `body_timeout`; `overloaded` if all bodies, or those of this caller, take too
 /// much memory; `bad_request` if the body ends early or is malformed.
-pub async fn read<B>(
+pub(crate) async fn read<B>(
     body: B,
     limits: IntakeBounds,
     buffers: &Arc<Buffers>,
@@ -143,7 +143,7 @@ pin_project! {
     /// A body that is forwarded as it arrives, within [`IntakeBounds`]. Only waits for the client
     /// count towards the time bound, not waits for a slow worker.
     #[derive(Debug)]
-    pub struct BoundedBody<B> {
+    pub(super) struct BoundedBody<B> {
         #[pin]
         inner: B,
         #[pin]
@@ -162,7 +162,7 @@ impl<B: Body> BoundedBody<B> {
     ///
     /// # Errors
     /// `body_too_large` if `inner` announces more than `limits.bytes`.
-    pub fn new(inner: B, limits: IntakeBounds) -> Result<Self, Refusal> {
+    pub(crate) fn new(inner: B, limits: IntakeBounds) -> Result<Self, Refusal> {
         if inner.size_hint().lower() > limits.bytes {
             return Err(too_large(limits).refusal());
         }

@@ -30,7 +30,7 @@ use crate::request::{Caller, DecodedPath, Explaining, Forwarding, RequestCost, R
 
 /// Metrics of the rules of a rule set, by rule index.
 #[derive(Debug)]
-pub struct RuleMetrics {
+pub(crate) struct RuleMetrics {
     metrics: Arc<Metrics>,
     rules: Vec<Arc<metrics::RuleSeries>>,
     names: Vec<Arc<str>>,
@@ -39,7 +39,7 @@ pub struct RuleMetrics {
 impl RuleMetrics {
     /// Looks up the metrics of each rule of `rules`.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, rule_set: &RuleSet) -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>, rule_set: &RuleSet) -> Self {
         let rules = rule_set.rules().iter().map(|rule| metrics.rule(&rule.name)).collect();
         let names = rule_set.rules().iter().map(|rule| Arc::clone(&rule.name)).collect();
         Self { metrics, rules, names }
@@ -85,7 +85,7 @@ impl RuleMetrics {
 
 /// The store of the rules' counts.
 #[derive(Clone, Debug)]
-pub enum RuleCounting {
+pub(crate) enum RuleCounting {
     /// In this process.
     Memory(Arc<RuleSet>),
     /// In Redis.
@@ -95,7 +95,7 @@ pub enum RuleCounting {
 impl RuleCounting {
     /// Returns the rules.
     #[must_use]
-    pub fn rules(&self) -> &RuleSet {
+    pub(crate) fn rules(&self) -> &RuleSet {
         match self {
             Self::Memory(rule_set) => rule_set,
             Self::Shared(rules) => rules.rule_set(),
@@ -122,20 +122,20 @@ impl LimitLayer {
 
     /// Creates a layer with the rules and counts of `counting`.
     #[must_use]
-    pub const fn counting(counting: RuleCounting, clock: Clock) -> Self {
+    pub(crate) const fn counting(counting: RuleCounting, clock: Clock) -> Self {
         Self { counting, clock, metrics: None, fleet: None }
     }
 
     /// Counts the decisions of the rules in `metrics`.
     #[must_use]
-    pub fn with_metrics(mut self, metrics: Arc<RuleMetrics>) -> Self {
+    pub(crate) fn with_metrics(mut self, metrics: Arc<RuleMetrics>) -> Self {
         self.metrics = Some(metrics);
         self
     }
 
     /// Resolves model names by `fleet`. Without it, each name in a request is a model of its own.
     #[must_use]
-    pub fn with_fleet(mut self, fleet: &Arc<ArcSwap<Fleet>>) -> Self {
+    pub(crate) fn with_fleet(mut self, fleet: &Arc<ArcSwap<Fleet>>) -> Self {
         let looks = |rule: &Arc<Rule>| rule.per.contains(&Per::Model) || rule.matches.model.is_some();
         let any = self.counting.rules().rules().iter().any(looks);
         self.fleet = any.then(|| Arc::clone(fleet));
@@ -184,7 +184,7 @@ pub struct Limit<S> {
 /// Returns the name under which a model counts, and the pool that serves it. An alias counts as its
 /// entry, which may have several names. What the caller may not use counts like an unknown name.
 #[must_use]
-pub fn served_by(
+pub(crate) fn served_by(
     fleet: &Fleet,
     asked: Option<&str>,
     route: Option<&ModelRoute>,

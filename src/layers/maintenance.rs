@@ -15,31 +15,31 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Maintenance switch of the gateway. It does not affect requests that are already admitted.
 #[derive(Debug, Default)]
-pub struct MaintenanceSwitch {
+pub(crate) struct MaintenanceSwitch {
     draining: AtomicBool,
     maintenance: AtomicBool,
 }
 
 impl MaintenanceSwitch {
     /// Refuses new requests from now on: the process is shutting down.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
     /// Begins or ends maintenance.
-    pub fn set_maintenance(&self, on: bool) {
+    pub(crate) fn set_maintenance(&self, on: bool) {
         self.maintenance.store(on, Ordering::Release);
     }
 
     /// Returns `true` during maintenance.
     #[must_use]
-    pub fn in_maintenance(&self) -> bool {
+    pub(crate) fn in_maintenance(&self) -> bool {
         self.maintenance.load(Ordering::Acquire)
     }
 
     /// Returns the refusal for new requests; `None` if they are admitted.
     #[must_use]
-    pub fn refusal(&self) -> Option<Refusal> {
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
         let (reason, why) = if self.draining.load(Ordering::Acquire) {
             (
                 Reason::Draining,
@@ -56,12 +56,12 @@ impl MaintenanceSwitch {
 
 /// Layer for [`Maintenance`].
 #[derive(Clone, Debug)]
-pub struct MaintenanceLayer(Arc<MaintenanceSwitch>);
+pub(crate) struct MaintenanceLayer(Arc<MaintenanceSwitch>);
 
 impl MaintenanceLayer {
     /// Creates a layer controlled by `maintenance`.
     #[must_use]
-    pub const fn new(maintenance: Arc<MaintenanceSwitch>) -> Self {
+    pub(crate) const fn new(maintenance: Arc<MaintenanceSwitch>) -> Self {
         Self(maintenance)
     }
 }
@@ -76,7 +76,7 @@ impl<S> Layer<S> for MaintenanceLayer {
 
 /// Service that refuses all requests while the gateway drains or is under maintenance.
 #[derive(Clone, Debug)]
-pub struct Maintenance<S> {
+pub(crate) struct Maintenance<S> {
     maintenance: Arc<MaintenanceSwitch>,
     inner: S,
 }

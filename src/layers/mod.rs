@@ -1,6 +1,6 @@
 //! Tower layers around the pure decisions of limits and gates.
 //!
-//! The gateway stacks all of them (see [`crate::stack`]); each also works alone, around any
+//! The gateway stacks all of them (see `crate::stack`); each also works alone, around any
 //! service. This example puts a quota and a gate before an axum service. A refusal is an answer
 //! with its reason. A permit is held until the response *body* ends, also for a stream:
 //!
@@ -45,29 +45,29 @@
 //! ```
 
 mod bill;
-pub mod body;
-pub mod buffers;
+pub(crate) mod body;
+pub(crate) mod buffers;
 pub mod cost;
-pub mod explain;
+pub(crate) mod explain;
 mod followed;
 mod forms;
-pub mod health;
-pub mod held;
+pub(crate) mod health;
+pub(crate) mod held;
 mod hop;
 pub mod identify;
-pub mod intake;
-pub mod jobs;
-pub mod jwt;
+pub(crate) mod intake;
+pub(crate) mod jobs;
+pub(crate) mod jwt;
 pub mod limit;
-pub mod maintenance;
-pub mod models;
+pub(crate) mod maintenance;
+pub(crate) mod models;
 pub mod observe;
 mod passed;
-pub mod paths;
+pub(crate) mod paths;
 pub mod prefixes;
-pub mod preflight;
+pub(crate) mod preflight;
 pub mod rescue;
-pub mod responses;
+pub(crate) mod responses;
 pub mod shed;
-pub mod tokenizers;
-pub mod unserved;
+pub(crate) mod tokenizers;
+pub(crate) mod unserved;

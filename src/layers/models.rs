@@ -67,7 +67,7 @@ const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version
 
 /// Cache of the lists of served models.
 #[derive(Debug)]
-pub struct ModelCache {
+pub(crate) struct ModelCache {
     fleet: Arc<ArcSwap<Fleet>>,
     names: Arc<ModelTable>,
     /// `true` if workers can be asked; `false` for those that take requests from a queue.
@@ -105,7 +105,7 @@ struct ModelList {
 impl ModelCache {
     /// Creates an empty cache.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         fleet: Arc<ArcSwap<Fleet>>,
         names: Arc<ModelTable>,
         can_ask: bool,
@@ -317,12 +317,12 @@ fn configured_models(pool: &Pool) -> Option<Vec<Value>> {
 
 /// Layer for [`Models`].
 #[derive(Clone, Debug)]
-pub struct ModelsLayer(Arc<ModelCache>);
+pub(crate) struct ModelsLayer(Arc<ModelCache>);
 
 impl ModelsLayer {
     /// Creates a layer that answers from `cache`.
     #[must_use]
-    pub const fn new(cache: Arc<ModelCache>) -> Self {
+    pub(crate) const fn new(cache: Arc<ModelCache>) -> Self {
         Self(cache)
     }
 }
@@ -337,7 +337,7 @@ impl<S> Layer<S> for ModelsLayer {
 
 /// Service that answers requests for the served models and forwards all others.
 #[derive(Clone, Debug)]
-pub struct Models<S> {
+pub(crate) struct Models<S> {
     cache: Arc<ModelCache>,
     inner: S,
 }

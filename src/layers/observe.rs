@@ -23,7 +23,7 @@ use crate::request::{Ending, RequestRecord, SloOutcome, Trace};
 use crate::spans::{SpanHead, Spans};
 
 /// Header with the request id, from the client and in the answer.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Fields of the log line of each request, with their descriptions for the documentation.
 pub const LOG_FIELDS: [(&str, &str); 19] = [
     ("message", "`request`"),
@@ -57,7 +57,7 @@ const LONGEST_ID: usize = 128;
 
 /// State shared by all services of the layer.
 #[derive(Debug)]
-pub struct RequestMetrics {
+pub(crate) struct RequestMetrics {
     /// Request metrics.
     pub metrics: Arc<Metrics>,
     /// Clock of all times in the record.
@@ -94,12 +94,12 @@ impl RequestMetrics {
 
 /// Layer for [`Observe`].
 #[derive(Clone, Debug)]
-pub struct ObserveLayer(Arc<RequestMetrics>);
+pub(crate) struct ObserveLayer(Arc<RequestMetrics>);
 
 impl ObserveLayer {
     /// Creates a layer that records in `observatory`.
     #[must_use]
-    pub const fn new(observatory: Arc<RequestMetrics>) -> Self {
+    pub(crate) const fn new(observatory: Arc<RequestMetrics>) -> Self {
         Self(observatory)
     }
 }
@@ -114,7 +114,7 @@ impl<S> Layer<S> for ObserveLayer {
 
 /// Service that opens the [`RequestRecord`] of each request and closes it.
 #[derive(Clone, Debug)]
-pub struct Observe<S> {
+pub(crate) struct Observe<S> {
     observatory: Arc<RequestMetrics>,
     inner: S,
 }
@@ -134,7 +134,7 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
 
 /// Guard of a request: records its end when dropped.
 #[derive(Debug)]
-pub struct ObservedRequest {
+pub(crate) struct ObservedRequest {
     observatory: Arc<RequestMetrics>,
     record: Arc<RequestRecord>,
     /// Request head for the span; `None` if no span is recorded.
@@ -277,7 +277,7 @@ where
 pin_project! {
     /// Future of [`Observe`].
     #[derive(Debug)]
-    pub struct ObserveFuture<F> {
+    pub(crate) struct ObserveFuture<F> {
         #[pin]
         inner: Instrumented<F>,
         watch: Option<ObservedRequest>,

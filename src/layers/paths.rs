@@ -31,22 +31,22 @@ pub struct RouteSettings {
 }
 
 /// Pattern and metric label of the paths of jobs.
-pub const JOBS: &str = "/v1/jobs/*";
+pub(super) const JOBS: &str = "/v1/jobs/*";
 
 /// Path of the Messages API; refusals on it and below it are in its dialect.
 const MESSAGES: &str = "/v1/messages";
 
 /// Path prefix of a response; its id follows.
-pub const RESPONSE: &str = "/v1/responses/";
+pub(super) const RESPONSE: &str = "/v1/responses/";
 
 /// Path of the list of models.
-pub const MODELS: &str = "/v1/models";
+pub(super) const MODELS: &str = "/v1/models";
 /// Path prefix of a single model; its name follows.
-pub const MODEL: &str = "/v1/models/";
+pub(crate) const MODEL: &str = "/v1/models/";
 
 /// The result of matching a request's method and path.
 #[derive(Clone, Debug)]
-pub struct Matched {
+pub(crate) struct Matched {
     /// Metric label and key of `per: route`: an endpoint's path, or the configured pattern.
     pub label: Arc<str>,
     /// The decoded path; `None` if the path was sent without escapes.
@@ -65,7 +65,7 @@ pub struct Matched {
 
 /// The paths that are let through.
 #[derive(Debug)]
-pub struct Paths {
+pub(crate) struct Paths {
     endpoints: Vec<(Method, Glob, Matched)>,
     patterns: Vec<Glob>,
     /// Where bodies of the kinds' own endpoints name their session.
@@ -79,7 +79,7 @@ impl Paths {
     /// `patterns` of other paths (`*` is any run of characters). `session` is where the bodies of
     /// the kinds' own endpoints name their session.
     #[must_use]
-    pub fn new(routes: &[RouteSettings], patterns: Vec<Arc<str>>, session: Option<&Pointer>) -> Self {
+    pub(crate) fn new(routes: &[RouteSettings], patterns: Vec<Arc<str>>, session: Option<&Pointer>) -> Self {
         let mut paths = Self {
             endpoints: Vec::new(),
             patterns: patterns.into_iter().map(Glob::new).collect(),
@@ -104,14 +104,14 @@ impl Paths {
 
     /// Adds the endpoints of kinds that are served only by request. Routes go before them.
     #[must_use]
-    pub fn with_kinds(mut self, kinds: &[OptionalKind]) -> Self {
+    pub(crate) fn with_kinds(mut self, kinds: &[OptionalKind]) -> Self {
         self.add_kinds(|row| row.optional.is_some_and(|kind| kinds.contains(&kind)));
         self
     }
 
     /// Sets which URLs of media may be passed on, for all endpoints so far.
     #[must_use]
-    pub fn with_media_urls(mut self, urls: &MediaUrls) -> Self {
+    pub(crate) fn with_media_urls(mut self, urls: &MediaUrls) -> Self {
         for (.., matched) in &mut self.endpoints {
             let shape = matched.shape.take().map(Arc::unwrap_or_clone);
             matched.shape = shape.map(|shape| Arc::new(shape.with_media_urls(urls.clone())));
@@ -148,7 +148,7 @@ impl Paths {
 
     /// Adds the paths of asynchronous jobs.
     #[must_use]
-    pub fn with_jobs(mut self) -> Self {
+    pub(crate) fn with_jobs(mut self) -> Self {
         let matched = Matched {
             label: JOBS.into(),
             decoded: None,
@@ -167,7 +167,7 @@ impl Paths {
     /// Returns the dialect of refusals on a path as sent. It is known before the path is matched, as
     /// refusals are: a Messages client must be able to read that its key is wrong.
     #[must_use]
-    pub fn dialect(&self, raw_path: &str) -> Dialect {
+    pub(crate) fn dialect(&self, raw_path: &str) -> Dialect {
         let path = match raw_path.contains('%') {
             true => percent_decode_str(raw_path).decode_utf8().unwrap_or(Cow::Borrowed(raw_path)),
             false => Cow::Borrowed(raw_path),
@@ -184,7 +184,7 @@ impl Paths {
     /// # Errors
     /// `bad_request` for an ambiguous path, `not_found` for one that is not let through,
     /// `method_not_allowed` for one that is let through for other methods only.
-    pub fn find(&self, method: &Method, raw_path: &str) -> Result<Matched, Refusal> {
+    pub(crate) fn find(&self, method: &Method, raw_path: &str) -> Result<Matched, Refusal> {
         // Model names have slashes, which clients escape. The gateway answers these itself, so no
         // worker can read the path differently.
         let names_model = method == Method::GET && raw_path.starts_with(MODEL);

@@ -36,7 +36,7 @@ pub enum PrefixShare {
 
 /// Hashes prompts for the choice of a worker.
 #[derive(Clone, Debug)]
-pub struct Prefixes {
+pub(crate) struct Prefixes {
     hasher: PrefixHasher,
     share: PrefixShare,
     fleet: Arc<ArcSwap<Fleet>>,
@@ -57,13 +57,13 @@ static OWN_KEY: LazyLock<[u8; 16]> = LazyLock::new(|| {
 impl Prefixes {
     /// Hashes prompts for the workers of `fleet`; with `key`, all gateways that have it agree.
     #[must_use]
-    pub fn new(key: Option<[u8; 16]>, share: PrefixShare, fleet: Arc<ArcSwap<Fleet>>) -> Self {
+    pub(crate) fn new(key: Option<[u8; 16]>, share: PrefixShare, fleet: Arc<ArcSwap<Fleet>>) -> Self {
         Self { hasher: PrefixHasher::new(key.as_ref().unwrap_or(&OWN_KEY)), share, fleet }
     }
 
     /// Returns the prefix of a body's prompt; `None` if it cannot change the choice of a worker.
     #[must_use]
-    pub fn of(
+    pub(crate) fn of(
         &self,
         shape: &Shape,
         facts: &Facts,

@@ -19,7 +19,7 @@ const LABEL: &str = "preflight";
 
 /// Layer for [`Preflight`].
 #[derive(Clone, Copy, Debug)]
-pub struct PreflightLayer {
+pub(crate) struct PreflightLayer {
     inner_cors: bool,
 }
 
@@ -27,7 +27,7 @@ impl PreflightLayer {
     /// Creates a layer that answers preflights. With `inner_cors`, a CORS layer inside it
     /// answers them, and all other OPTIONS requests.
     #[must_use]
-    pub const fn new(inner_cors: bool) -> Self {
+    pub(crate) const fn new(inner_cors: bool) -> Self {
         Self { inner_cors }
     }
 }
@@ -42,7 +42,7 @@ impl<S> Layer<S> for PreflightLayer {
 
 /// Service that answers preflights and forwards all other requests.
 #[derive(Clone, Debug)]
-pub struct Preflight<S> {
+pub(crate) struct Preflight<S> {
     answered_within: bool,
     inner: S,
 }

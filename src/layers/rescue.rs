@@ -37,7 +37,7 @@ impl RescueLayer {
     /// Creates a layer that answers in the dialect of each path; by default all answers are in
     /// OpenAI's.
     #[must_use]
-    pub const fn for_paths(paths: Arc<Paths>) -> Self {
+    pub(crate) const fn for_paths(paths: Arc<Paths>) -> Self {
         Self { paths: Some(paths) }
     }
 }
@@ -205,7 +205,7 @@ fn set_request_id(map: &mut HeaderMap, dialect: Dialect, id: &str) {
 
 /// Builds the HTTP answer to the refusal of the request `id`: status, headers, and an error body.
 #[must_use]
-pub fn answer(refusal: &Refusal, dialect: Dialect, id: &str) -> Response<Bytes> {
+pub(crate) fn answer(refusal: &Refusal, dialect: Dialect, id: &str) -> Response<Bytes> {
     let mut response = Response::new(dialect.body(refusal, id));
     *response.status_mut() = dialect.status(refusal.reason);
     let map = response.headers_mut();

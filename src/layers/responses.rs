@@ -47,7 +47,7 @@ struct ResponseHome {
 
 /// The workers of the responses of the last hour.
 #[derive(Debug)]
-pub struct ResponseHomes {
+pub(crate) struct ResponseHomes {
     known: Table<Option<ResponseHome>>,
     stored: Option<StoredResponses>,
     fleet: Arc<ArcSwap<Fleet>>,
@@ -60,7 +60,7 @@ impl ResponseHomes {
     /// Creates a memory of responses; with `stored` it is shared with other gateways. If the gateway
     /// does not choose the workers (`chooses`), all requests pass unchanged.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         fleet: Arc<ArcSwap<Fleet>>,
         stored: Option<StoredResponses>,
         chooses: bool,
@@ -117,12 +117,12 @@ fn digest(text: &str) -> (u64, String) {
 
 /// Layer for [`Responses`].
 #[derive(Clone, Debug)]
-pub struct ResponsesLayer(Arc<ResponseHomes>);
+pub(crate) struct ResponsesLayer(Arc<ResponseHomes>);
 
 impl ResponsesLayer {
     /// Creates a layer with the memory `homes`.
     #[must_use]
-    pub const fn new(homes: Arc<ResponseHomes>) -> Self {
+    pub(crate) const fn new(homes: Arc<ResponseHomes>) -> Self {
         Self(homes)
     }
 }
@@ -137,7 +137,7 @@ impl<S> Layer<S> for ResponsesLayer {
 
 /// Service that sends requests about a response to its worker, and remembers new responses.
 #[derive(Clone, Debug)]
-pub struct Responses<S> {
+pub(crate) struct Responses<S> {
     homes: Arc<ResponseHomes>,
     inner: S,
 }
@@ -226,7 +226,7 @@ struct ResponseReading {
 pin_project! {
     /// An answer in which the id of a new response is looked for.
     #[derive(Debug)]
-    pub struct ResponseBody<B> {
+    pub(crate) struct ResponseBody<B> {
         #[pin]
         inner: B,
         reading: Option<Box<ResponseReading>>,

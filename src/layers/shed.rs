@@ -87,7 +87,7 @@ impl<G: Gates> ShedLayer<G> {
 
     /// Remembers the callers that are refused for lack of room.
     #[must_use]
-    pub fn with_unserved(self, unserved: &Arc<UnservedCallers>) -> Self {
+    pub(crate) fn with_unserved(self, unserved: &Arc<UnservedCallers>) -> Self {
         Self { unserved: Some(Arc::clone(unserved)), ..self }
     }
 }

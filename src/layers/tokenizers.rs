@@ -21,7 +21,7 @@ const LONGEST: u64 = 1 << 20;
 
 /// Tokenizers by model, with a bound on long counts at once.
 #[derive(Debug)]
-pub struct Tokenizers {
+pub(crate) struct Tokenizers {
     models: Vec<(Glob, Arc<Tokenizer>)>,
     permits: Arc<Semaphore>,
 }
@@ -29,19 +29,19 @@ pub struct Tokenizers {
 impl Tokenizers {
     /// Uses the first tokenizer that matches a model, for at most `permits` long texts at once.
     #[must_use]
-    pub fn new(models: Vec<(Glob, Arc<Tokenizer>)>, permits: usize) -> Self {
+    pub(crate) fn new(models: Vec<(Glob, Arc<Tokenizer>)>, permits: usize) -> Self {
         Self { models, permits: Arc::new(Semaphore::new(permits)) }
     }
 
     /// Returns the tokenizer that was read from the bytes `file`, if there is one.
     #[must_use]
-    pub fn tokenizer_of(&self, file: &[u8]) -> Option<Arc<Tokenizer>> {
+    pub(crate) fn tokenizer_of(&self, file: &[u8]) -> Option<Arc<Tokenizer>> {
         self.models.iter().map(|(_, tokenizer)| tokenizer).find(|tokenizer| tokenizer.is_of(file)).cloned()
     }
 
     /// Counts the tokens of a body's text for the model that it names, or that is `served` in its
     /// place. `None` if they must be estimated.
-    pub async fn count(
+    pub(crate) async fn count(
         &self,
         shape: &Shape,
         facts: &Facts,

@@ -22,12 +22,12 @@ type LastRefusals = BTreeMap<(Arc<str>, Arc<str>), Nanos>;
 
 /// Callers that were refused in the last 10 s because there was no room, by pool.
 #[derive(Debug, Default)]
-pub struct UnservedCallers(Mutex<LastRefusals>);
+pub(crate) struct UnservedCallers(Mutex<LastRefusals>);
 
 impl UnservedCallers {
     /// Records a refusal of a request of `caller` to `pool` at `now`. Only those for lack of room
     /// count: more workers would not help against the others.
-    pub fn refused(&self, pool: &Arc<str>, caller: &Arc<str>, refusal: &Refusal, now: Nanos) {
+    pub(crate) fn refused(&self, pool: &Arc<str>, caller: &Arc<str>, refusal: &Refusal, now: Nanos) {
         if !matches!(refusal.reason, Reason::Overloaded | Reason::QueueTimeout | Reason::NoWorker) {
             return;
         }
@@ -44,7 +44,7 @@ impl UnservedCallers {
 
     /// Returns the number of callers of `pool` that were refused in the 10 s before `now`.
     #[must_use]
-    pub fn count(&self, pool: &str, now: Nanos) -> u64 {
+    pub(crate) fn count(&self, pool: &str, now: Nanos) -> u64 {
         let callers = self.0.lock();
         let counts = callers.iter().filter(|((of, _), at)| **of == *pool && now.since(**at) < COUNTS);
         counts.count() as u64

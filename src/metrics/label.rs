@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 
 /// Maximum values of one label; further ones count as `other`. A scrape of this many takes
 /// milliseconds, and nobody reads a configuration with more routes, rules, pools or workers by eye.
-pub const LABEL_VALUES: usize = 1000;
+pub(crate) const LABEL_VALUES: usize = 1000;
 
 /// Label value of everything beyond [`LABEL_VALUES`].
 pub(super) const OTHER: &str = "other";

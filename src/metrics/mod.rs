@@ -2,7 +2,7 @@
 //!
 //! The `prometheus` crate is not visible outside this module. Label values come from closed sets or
 //! the configuration, never from a request, except the callers of observing rules. Each label holds
-//! at most [`LABEL_VALUES`]; further values become `other`. Using a handle with resolved labels
+//! at most `LABEL_VALUES`; further values become `other`. Using a handle with resolved labels
 //! costs a few nanoseconds, finding it several times as much: the request path keeps it ([`RouteSeries`],
 //! [`PoolSeries`], [`RuleSeries`]) or indexes by an enum.
 //!
@@ -21,10 +21,11 @@ mod series;
 
 pub use catalogue::label_values;
 pub use described::{Described, MetricKind};
-pub use label::LABEL_VALUES;
-pub use redis::{JobEnd, KeyUse, RedisOp, RedisSeries};
-pub use sample::{Sample, TTFT_BUCKETS};
-pub use series::{InFlightSeries, PoolSeries, ProviderSeries, RouteSeries, RuleSeries};
+pub use redis::RedisSeries;
+pub(crate) use redis::{JobEnd, KeyUse, RedisOp};
+pub(crate) use sample::{Sample, TTFT_BUCKETS};
+pub(crate) use series::ProviderSeries;
+pub use series::{InFlightSeries, PoolSeries, RouteSeries, RuleSeries};
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -228,7 +229,7 @@ impl Metrics {
     }
 
     /// Adds `process_*` metrics (CPU, memory, files, threads, start time), on Linux only.
-    pub fn watch_process(&self) {
+    pub(crate) fn watch_process(&self) {
         #[cfg(target_os = "linux")]
         fixed(self.registry.register(Box::new(ProcessCollector::for_self())));
     }
@@ -262,7 +263,7 @@ impl Metrics {
 
     /// Returns the metrics of an external worker. Look up once and keep, or after a refusal.
     #[must_use]
-    pub fn provider(&self, worker: &str) -> Arc<ProviderSeries> {
+    pub(crate) fn provider(&self, worker: &str) -> Arc<ProviderSeries> {
         self.providers.get(worker, |worker| ProviderSeries::new(worker, &self.provider_refusals))
     }
 
@@ -292,12 +293,12 @@ impl Metrics {
     }
 
     /// Records the time from reading a request head to its refusal.
-    pub fn refusal(&self, took: Duration) {
+    pub(crate) fn refusal(&self, took: Duration) {
         self.refusal.observe(took.as_secs_f64());
     }
 
     /// Records how late a timer of the gateway fired.
-    pub fn event_loop_lag(&self, late: Duration) {
+    pub(crate) fn event_loop_lag(&self, late: Duration) {
         self.event_loop_lag.observe(late.as_secs_f64());
     }
 
@@ -315,17 +316,17 @@ impl Metrics {
     }
 
     /// Counts a request that no limit rule matches.
-    pub fn unmatched_request(&self) {
+    pub(crate) fn unmatched_request(&self) {
         self.unmatched.inc();
     }
 
     /// Counts a heartbeat; `result` is from a closed list.
-    pub fn heartbeat(&self, result: &'static str) {
+    pub(crate) fn heartbeat(&self, result: &'static str) {
         fixed(self.heartbeats.get_metric_with_label_values(&[result])).inc();
     }
 
     /// Counts a request that a fallback took; all three are names from the settings.
-    pub fn fallback(&self, model: &str, to: &str, reason: &'static str) {
+    pub(crate) fn fallback(&self, model: &str, to: &str, reason: &'static str) {
         let name = format!("{model}\n{to}\n{reason}");
         let make = |known: &str| {
             let labels = if known == name { [model, to, reason] } else { [OTHER, OTHER, reason] };
@@ -335,19 +336,19 @@ impl Metrics {
     }
 
     /// Counts a reload of settings, applied (`taken`) or refused.
-    pub fn config_reload(&self, taken: bool) {
+    pub(crate) fn config_reload(&self, taken: bool) {
         if taken { &self.reloads_taken } else { &self.reloads_refused }.inc();
         self.config_current.set(taken.into());
     }
 
     /// Returns the reloads since the start: applied, refused.
     #[must_use]
-    pub fn reloads(&self) -> (u64, u64) {
+    pub(crate) fn reloads(&self) -> (u64, u64) {
         (self.reloads_taken.get(), self.reloads_refused.get())
     }
 
     /// Sets the number of log lines lost since the start.
-    pub fn lines_lost(&self, lost: u64) {
+    pub(crate) fn lines_lost(&self, lost: u64) {
         self.lines_lost.inc_by(lost.saturating_sub(self.lines_lost.get()));
     }
 

@@ -9,7 +9,7 @@ use super::{Maker, buckets, fixed};
 
 /// Kind of a Redis command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RedisOp {
+pub(crate) enum RedisOp {
     /// Evaluates all rules of a caller.
     Rules,
     /// Leases a part of a wider rule's quota.
@@ -32,7 +32,7 @@ pub enum RedisOp {
 
 impl RedisOp {
     /// All kinds, for tables.
-    pub const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Rules,
         Self::Lease,
         Self::Settle,
@@ -46,7 +46,7 @@ impl RedisOp {
 
     /// Returns the value of the metric label `op`.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Rules => "rules",
             Self::Lease => "lease",
@@ -77,7 +77,7 @@ pub struct RedisSeries {
 
 /// What became of a request with an `Idempotency-Key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyUse {
+pub(crate) enum KeyUse {
     /// The first one with this key, or the first since another came to nothing.
     First,
     /// A repeat that got the stored answer, or the same job.
@@ -96,7 +96,7 @@ pub enum KeyUse {
 
 impl KeyUse {
     /// All uses, for tables.
-    pub const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::First,
         Self::Repeated,
         Self::Running,
@@ -108,7 +108,7 @@ impl KeyUse {
 
     /// Returns the value of the metric label `use`.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::First => "first",
             Self::Repeated => "repeated",
@@ -126,7 +126,7 @@ pub(super) const MOVED: [&str; 2] = ["no", "yes"];
 
 /// How a job ended whose answer this gateway read or produced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JobEnd {
+pub(crate) enum JobEnd {
     /// With a complete answer.
     Answered,
     /// With an error.
@@ -200,7 +200,7 @@ impl RedisSeries {
     }
 
     /// Counts a finished job of `pool`.
-    pub fn job(&self, pool: &str, end: JobEnd) {
+    pub(crate) fn job(&self, pool: &str, end: JobEnd) {
         let make = |pool: &str| {
             JobEnd::ALL.map(|end| fixed(self.jobs_total.get_metric_with_label_values(&[pool, end.as_str()])))
         };
@@ -210,32 +210,32 @@ impl RedisSeries {
     }
 
     /// Counts a request with an `Idempotency-Key`.
-    pub fn idempotency_key(&self, with: KeyUse) {
+    pub(crate) fn idempotency_key(&self, with: KeyUse) {
         if let Some(counter) = self.idempotency_keys.get(with as usize) {
             counter.inc();
         }
     }
 
     /// Counts a turn of a session after the first one.
-    pub fn session_turn(&self, moved: bool) {
+    pub(crate) fn session_turn(&self, moved: bool) {
         if let Some(counter) = self.session_turns.get(usize::from(moved)) {
             counter.inc();
         }
     }
 
     /// Counts a change of the active side of `pool` that this gateway made.
-    pub fn side_change(&self, pool: &str) {
+    pub(crate) fn side_change(&self, pool: &str) {
         let make = |pool: &str| fixed(self.side_changes.get_metric_with_label_values(&[pool]));
         self.sides.get(pool, make).inc();
     }
 
     /// Counts a canary of `pool` that this gateway ended; at most one a few seconds.
-    pub fn canary_end(&self, pool: &str, outcome: &str) {
+    pub(crate) fn canary_end(&self, pool: &str, outcome: &str) {
         fixed(self.canary_ends.get_metric_with_label_values(&[pool, outcome])).inc();
     }
 
     /// Records the duration of a command.
-    pub fn command(&self, op: RedisOp, took: Duration) {
+    pub(crate) fn command(&self, op: RedisOp, took: Duration) {
         if let Some(histogram) = self.commands.get(op as usize) {
             histogram.observe(took.as_secs_f64());
         }

@@ -10,7 +10,7 @@ use crate::view::CallerView;
 
 /// Counts since the start. The difference of two samples is what happened between them.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Requests that ended, by `Ending as usize`.
     pub ended: [u64; Ending::ALL.len()],
     /// Refused requests, by `Reason as usize`.
@@ -26,12 +26,12 @@ pub struct Sample {
 }
 
 /// Upper bounds of [`Sample::ttft`], in seconds.
-pub const TTFT_BUCKETS: &[f64] = buckets::TTFT;
+pub(crate) const TTFT_BUCKETS: &[f64] = buckets::TTFT;
 
 impl Sample {
     /// Returns the number of requests received.
     #[must_use]
-    pub fn offered(&self) -> u64 {
+    pub(crate) fn offered(&self) -> u64 {
         self.ended.iter().sum::<u64>() + self.in_flight
     }
 }
@@ -39,7 +39,7 @@ impl Sample {
 impl Metrics {
     /// Sums everything up. Costs some microseconds per route and pool.
     #[must_use]
-    pub fn sample(&self) -> Sample {
+    pub(crate) fn sample(&self) -> Sample {
         let mut sample = Sample {
             in_flight: u64::try_from(self.in_flight.get()).unwrap_or_default(),
             admitted: self.queue_wait.iter().map(Histogram::get_sample_count).sum(),
@@ -61,7 +61,7 @@ impl Metrics {
 
     /// Returns the `most` busiest callers. Call once a second: the rates assume it.
     #[must_use]
-    pub fn top_callers(&self, most: usize) -> Vec<CallerView> {
+    pub(crate) fn top_callers(&self, most: usize) -> Vec<CallerView> {
         self.callers.decay_and_top(most)
     }
 }

@@ -107,7 +107,7 @@ pub(super) const REFUSAL_CAUSES: [&str; 2] = ["credentials", "quota"];
 
 /// Refusals of one external worker. Both exist from the start, at zero, for alerts.
 #[derive(Debug)]
-pub struct ProviderSeries {
+pub(crate) struct ProviderSeries {
     refusals: [IntCounter; REFUSAL_CAUSES.len()],
 }
 
@@ -119,7 +119,7 @@ impl ProviderSeries {
     }
 
     /// Counts a refused request: for its `credentials`, or else for want of quota.
-    pub fn count(&self, credentials: bool) {
+    pub(crate) fn count(&self, credentials: bool) {
         let [by_credentials, by_quota] = &self.refusals;
         if credentials { by_credentials } else { by_quota }.inc();
     }
@@ -165,7 +165,7 @@ impl PoolSeries {
     }
 
     /// Counts a stream that ended, by whether it kept the TTFT SLO.
-    pub fn ended(&self, promise: SloOutcome) {
+    pub(crate) fn ended(&self, promise: SloOutcome) {
         if let Some(counter) = self.streams.get(promise as usize) {
             counter.inc();
         }
@@ -216,12 +216,12 @@ impl RuleSeries {
     }
 
     /// Counts a request that the rule refused.
-    pub fn refused(&self) {
+    pub(crate) fn refused(&self) {
         self.refused.inc();
     }
 
     /// Counts a request of `caller` that this observing rule would have refused.
-    pub fn would_refuse(&self, caller: &str) {
+    pub(crate) fn would_refuse(&self, caller: &str) {
         self.would_refuse.inc();
         let make = |caller: &str| fixed(self.by_caller.get_metric_with_label_values(&[&self.name, caller]));
         self.callers.get(caller, make).inc();
@@ -238,14 +238,14 @@ impl RuleSeries {
     }
 
     /// Takes the highest share since the last call, and the caller of that request.
-    pub fn take_peak(&self) -> Option<(f64, Arc<str>)> {
+    pub(crate) fn take_peak(&self) -> Option<(f64, Arc<str>)> {
         let caller = self.peak.caller.lock().take()?;
         Some((f64::from(self.peak.used.swap(0, Ordering::Relaxed)) / 1000.0, caller))
     }
 
     /// Returns the number of requests refused so far, or that would have been in observe mode.
     #[must_use]
-    pub fn refusals(&self) -> u64 {
+    pub(crate) fn refusals(&self) -> u64 {
         self.refused.get() + self.would_refuse.get()
     }
 }

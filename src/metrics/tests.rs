@@ -1,3 +1,4 @@
+use super::label::LABEL_VALUES;
 use super::*;
 use crate::fleet::Light;
 use crate::refusal::Reason;

@@ -53,7 +53,7 @@ where
 ///
 /// # Errors
 /// As [`send`].
-pub async fn send_to<B>(
+pub(super) async fn send_to<B>(
     address: Option<IpAddr>,
     target: &Uri,
     tls: Option<&Arc<ClientConfig>>,

@@ -15,7 +15,7 @@ use super::client;
 
 /// Why a fetch failed.
 #[derive(Debug, thiserror::Error)]
-pub enum FetchError {
+pub(crate) enum FetchError {
     /// The time limit was exceeded.
     #[error("it did not answer within {0:?}")]
     TimedOut(Duration),
@@ -33,7 +33,7 @@ fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> FetchEr
 
 /// A GET request with limits on time and size.
 #[derive(Debug)]
-pub struct Fetch<'a> {
+pub(crate) struct Fetch<'a> {
     /// URL of the server: `http`, or `https` if `tls` is set.
     pub server: &'a Uri,
     /// Address to connect to; `None` to resolve the host of `server`.
@@ -55,7 +55,7 @@ impl Fetch<'_> {
     ///
     /// # Errors
     /// If there is no 2xx response with a body of at most `max_bytes` bytes within the time limit.
-    pub async fn get(self) -> Result<Bytes, FetchError> {
+    pub(crate) async fn get(self) -> Result<Bytes, FetchError> {
         let patience = self.timeout;
         timeout(patience, self.ask()).await.map_err(|_| FetchError::TimedOut(patience))?
     }

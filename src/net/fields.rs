@@ -4,12 +4,12 @@ use http::header::{CONNECTION, CONTENT_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Returns the elements of a comma-separated list, trimmed, without empty ones (RFC 9110 §5.6.1).
-pub fn elements(value: &HeaderValue) -> impl DoubleEndedIterator<Item = &[u8]> {
+pub(crate) fn elements(value: &HeaderValue) -> impl DoubleEndedIterator<Item = &[u8]> {
     value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
 /// Returns the elements of all lines of the field `name`; several lines mean the same as one.
-pub fn elements_of<'h>(
+pub(crate) fn elements_of<'h>(
     headers: &'h HeaderMap,
     name: &HeaderName,
 ) -> impl DoubleEndedIterator<Item = &'h [u8]> {
@@ -18,13 +18,13 @@ pub fn elements_of<'h>(
 
 /// Returns `true` if a body must be decoded before it can be read: any coding counts, in any line.
 #[must_use]
-pub fn is_encoded(headers: &HeaderMap) -> bool {
+pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
     elements_of(headers, &CONTENT_ENCODING).any(|coding| !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// Returns `true` if the sender closes the connection after this message.
 #[must_use]
-pub fn says_close(headers: &HeaderMap) -> bool {
+pub(crate) fn says_close(headers: &HeaderMap) -> bool {
     elements_of(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"close"))
 }
 

@@ -1,8 +1,8 @@
 //! Listening sockets, addresses, header fields, and the gateway's own HTTP requests.
 
 pub mod client;
-pub mod fetch;
-pub mod fields;
+pub(crate) mod fetch;
+pub(crate) mod fields;
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// If the socket cannot be used without blocking. Must be called inside a tokio runtime.
-pub fn inherited(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+pub(crate) fn inherited(listener: std::net::TcpListener) -> io::Result<TcpListener> {
     listener.set_nonblocking(true)?;
     TcpListener::from_std(listener)
 }

@@ -11,10 +11,10 @@ use super::quota_headers::tightest;
 use crate::refusal::{QuotaStatus, Reason, Refusal, Unit};
 
 /// Header with the id of the request, besides `x-request-id`.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// "Overloaded": a status that only this API has.
-pub const OVERLOADED: StatusCode = match StatusCode::from_u16(529) {
+pub(crate) const OVERLOADED: StatusCode = match StatusCode::from_u16(529) {
     Ok(status) => status,
     Err(_) => StatusCode::SERVICE_UNAVAILABLE,
 };
@@ -48,7 +48,7 @@ const TOKENS: [QuotaNames; 3] = [
 
 /// Returns the HTTP status of a refusal.
 #[must_use]
-pub const fn status(reason: Reason) -> StatusCode {
+pub(crate) const fn status(reason: Reason) -> StatusCode {
     match reason {
         Reason::Overloaded | Reason::QueueTimeout => OVERLOADED,
         _ => reason.status(),
@@ -84,7 +84,7 @@ struct ErrorDetail<'a> {
 /// Returns the body of a refusal of the request `id`:
 /// `{"type":"error","error":{"type","message"},"request_id"}`.
 #[must_use]
-pub fn body(refusal: &Refusal, id: &str) -> Bytes {
+pub(crate) fn body(refusal: &Refusal, id: &str) -> Bytes {
     json(refusal, id).into()
 }
 

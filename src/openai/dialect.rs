@@ -21,7 +21,7 @@ pub enum Dialect {
 impl Dialect {
     /// Returns the HTTP status of a refusal.
     #[must_use]
-    pub const fn status(self, reason: Reason) -> StatusCode {
+    pub(crate) const fn status(self, reason: Reason) -> StatusCode {
         match self {
             Self::OpenAi => reason.status(),
             Self::Anthropic => anthropic::status(reason),
@@ -30,7 +30,7 @@ impl Dialect {
 
     /// Returns the body of a refusal of the request `id`.
     #[must_use]
-    pub fn body(self, refusal: &Refusal, id: &str) -> Bytes {
+    pub(crate) fn body(self, refusal: &Refusal, id: &str) -> Bytes {
         match self {
             Self::OpenAi => error::body(refusal),
             Self::Anthropic => anthropic::body(refusal, id),

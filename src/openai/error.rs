@@ -60,7 +60,7 @@ struct ErrorObject<'a> {
 
 /// Returns the body of a refusal: `{"error":{"message","type","param","code"}}`.
 #[must_use]
-pub fn body(refusal: &Refusal) -> Bytes {
+pub(crate) fn body(refusal: &Refusal) -> Bytes {
     envelope(refusal, "", "")
 }
 
@@ -79,7 +79,7 @@ pub enum StreamFormat {
 /// Returns a refusal as an event for a started stream, of the request `id`. The empty lines before
 /// it end an event that was cut off.
 #[must_use]
-pub fn event(refusal: &Refusal, stream_format: StreamFormat, id: &str) -> Bytes {
+pub(crate) fn event(refusal: &Refusal, stream_format: StreamFormat, id: &str) -> Bytes {
     match stream_format {
         StreamFormat::Bare => envelope(refusal, "\n\ndata: ", "\n\n"),
         StreamFormat::Named => envelope(refusal, "\n\nevent: error\ndata: ", "\n\n"),

@@ -19,7 +19,7 @@ const MAX_BOUNDARY: usize = 70;
 
 /// Error in a form. Messages are for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FormError {
+pub(crate) enum FormError {
     /// No boundary, or an invalid one.
     #[error("The content type `multipart/form-data` needs a `boundary` of 1 to {MAX_BOUNDARY} bytes.")]
     NoBoundary,
@@ -42,7 +42,7 @@ pub enum FormError {
 
 /// Observes a form.
 #[derive(Debug)]
-pub struct FormTap {
+pub(crate) struct FormTap {
     /// `\r\n--boundary`.
     delimiter: memmem::Finder<'static>,
     place: FormPlace,
@@ -76,7 +76,7 @@ enum FormPlace {
 ///
 /// # Errors
 /// `NoBoundary` for a form without a usable boundary.
-pub fn boundary(content_type: &str) -> Result<Option<String>, FormError> {
+pub(crate) fn boundary(content_type: &str) -> Result<Option<String>, FormError> {
     let mut parameters = content_type.split(';');
     if !parameters.next().unwrap_or_default().trim().eq_ignore_ascii_case("multipart/form-data") {
         return Ok(None);
@@ -94,7 +94,7 @@ pub fn boundary(content_type: &str) -> Result<Option<String>, FormError> {
 impl FormTap {
     /// Creates an observer for the start of a form.
     #[must_use]
-    pub fn new(boundary: &str) -> Self {
+    pub(crate) fn new(boundary: &str) -> Self {
         let delimiter = format!("\r\n--{boundary}").into_bytes();
         Self {
             delimiter: memmem::Finder::new(&delimiter).into_owned(),
@@ -111,19 +111,19 @@ impl FormTap {
 
     /// Returns the model, once its part has ended.
     #[must_use]
-    pub fn model(&self) -> Option<&str> {
+    pub(crate) fn model(&self) -> Option<&str> {
         self.model.as_deref()
     }
 
     /// Returns where the form has the model's name, in bytes from its beginning; empty without one.
     #[must_use]
-    pub fn model_at(&self) -> Range<usize> {
+    pub(crate) fn model_at(&self) -> Range<usize> {
         self.model_at.clone()
     }
 
     /// Returns `true` after the last part.
     #[must_use]
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.place == FormPlace::Over
     }
 
@@ -131,7 +131,7 @@ impl FormTap {
     ///
     /// # Errors
     /// If the form exceeds its bounds or names two models. It must not be fed after that.
-    pub fn feed(&mut self, chunk: &[u8]) -> Result<(), FormError> {
+    pub(crate) fn feed(&mut self, chunk: &[u8]) -> Result<(), FormError> {
         let mut rest = chunk;
         while !rest.is_empty() {
             rest = match self.place {

@@ -9,10 +9,10 @@ use super::quota_headers::{millis, seconds, thousandths};
 use crate::refusal::{Refusal, with_jitter};
 
 /// Header with the reason of a refusal.
-pub const REASON: HeaderName = HeaderName::from_static("x-traffic-dam-reason");
+const REASON: HeaderName = HeaderName::from_static("x-traffic-dam-reason");
 
 /// Header with the worker that answered.
-pub const WORKER: HeaderName = HeaderName::from_static("x-traffic-dam-worker");
+pub(crate) const WORKER: HeaderName = HeaderName::from_static("x-traffic-dam-worker");
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -28,7 +28,7 @@ const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
 ///
 /// The wait is rounded up, so a client that follows it is never early. Only the wait of a 502 or
 /// 503 is cut to one minute, if it is a forecast. `wall` tells the time of day.
-pub fn refused(
+pub(crate) fn refused(
     headers: &mut HeaderMap,
     refusal: &Refusal,
     dialect: Dialect,

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 /// Path of the list.
-pub const MODELS_PATH: &str = "/v1/models";
+pub(crate) const MODELS_PATH: &str = "/v1/models";
 /// Largest list that is read, in bytes.
-pub const LARGEST_LIST: usize = 1 << 20;
+pub(crate) const LARGEST_LIST: usize = 1 << 20;
 /// Longest name, in bytes, and most names.
 const LONGEST_NAME: usize = 256;
 const MOST_NAMES: usize = 256;
 
 /// Returns the names of the models in `page`, in its order; empty if it is no such list.
 #[must_use]
-pub fn model_names(page: &[u8]) -> Vec<Arc<str>> {
+pub(crate) fn model_names(page: &[u8]) -> Vec<Arc<str>> {
     #[derive(Deserialize)]
     struct ListedModel {
         id: Arc<str>,

@@ -9,7 +9,7 @@ const LONGEST: usize = super::body::MAX_RESPONSE_ID_BYTES as usize;
 
 /// Finds the id in an answer of the Responses API, which comes in pieces.
 #[derive(Debug)]
-pub struct ResponseIdTap {
+pub(crate) struct ResponseIdTap {
     events: bool,
     /// What was read so far; `None` once the search is over.
     begun: Option<Vec<u8>>,
@@ -29,12 +29,12 @@ impl From<JsonError> for Stop {
 impl ResponseIdTap {
     /// Creates a tap for an answer that is a document or, with `events`, an event stream.
     #[must_use]
-    pub const fn new(events: bool) -> Self {
+    pub(crate) const fn new(events: bool) -> Self {
         Self { events, begun: Some(Vec::new()) }
     }
 
     /// Reads the next bytes. Returns the id when it is complete, once.
-    pub fn feed(&mut self, data: &[u8]) -> Option<String> {
+    pub(crate) fn feed(&mut self, data: &[u8]) -> Option<String> {
         let begun = self.begun.as_mut()?;
         let room = SEARCHED - begun.len();
         begun.extend_from_slice(data.get(..room).unwrap_or(data));

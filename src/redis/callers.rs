@@ -43,7 +43,7 @@ const LONGEST_PATTERN: usize = 256;
 /// Stored caller without its key: JSON in the admin API and in Redis.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-pub struct WrittenCaller {
+pub(crate) struct WrittenCaller {
     /// Its class.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
@@ -74,7 +74,7 @@ struct CallerRecord {
 
 /// Returns `true` if the text is a valid name of a caller or a team, as in the configuration.
 #[must_use]
-pub fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (1..=LONGEST_ID).contains(&text.len()) && text.bytes().all(plain)
 }
@@ -84,7 +84,7 @@ impl WrittenCaller {
     ///
     /// # Errors
     /// Returns which part is invalid, and what is expected.
-    pub fn read(&self, id: &str, sha256: &str) -> Result<KeyOwner, String> {
+    pub(crate) fn read(&self, id: &str, sha256: &str) -> Result<KeyOwner, String> {
         let Self { class, weight, team, limits, models, external } = self;
         const NAME: &str = "1 to 64 letters, digits, `.`, `_` or `-`";
         if !is_name(id) {
@@ -179,12 +179,12 @@ pub struct StoredCallers {
 impl StoredCallers {
     /// Creates an empty cache.
     #[must_use]
-    pub fn new(link: RedisLink, signing: Signing) -> Self {
+    pub(crate) fn new(link: RedisLink, signing: Signing) -> Self {
         Self { link, signing, registry: ArcSwap::default() }
     }
 
     /// Forces a reload at the next poll, because the signature key has changed.
-    pub fn look_again(&self) {
+    pub(crate) fn look_again(&self) {
         let by_digest = self.registry.load().by_digest.clone();
         self.registry.store(Arc::new(CallerList { version: None, by_digest }));
     }
@@ -204,39 +204,27 @@ impl StoredCallers {
 
     /// Returns the caller whose key has this digest.
     #[must_use]
-    pub fn find(&self, digest: &[u8; 32]) -> Option<Arc<KeyOwner>> {
+    pub(crate) fn find(&self, digest: &[u8; 32]) -> Option<Arc<KeyOwner>> {
         self.registry.load().by_digest.get(digest).cloned()
     }
 
     /// Returns the caller of that id from the cache.
     #[must_use]
-    pub fn known(&self, id: &str) -> Option<Arc<KeyOwner>> {
+    pub(crate) fn known(&self, id: &str) -> Option<Arc<KeyOwner>> {
         self.registry.load().by_digest.values().find(|caller| *caller.id == *id).cloned()
     }
 
     /// Returns `true` once the callers have been read.
     #[must_use]
-    pub fn is_read(&self) -> bool {
+    pub(crate) fn is_read(&self) -> bool {
         self.registry.load().version.is_some()
-    }
-
-    /// Returns the number of callers.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.registry.load().by_digest.len()
-    }
-
-    /// Returns `true` if there are no callers.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Returns the caller of that id from Redis; `None` if absent or invalid.
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails, or the key holds another type.
-    pub async fn get(&self, id: &str) -> Result<Option<KeyOwner>, RedisLoss> {
+    pub(crate) async fn get(&self, id: &str) -> Result<Option<KeyOwner>, RedisLoss> {
         let text: Option<String> = self.link.call(RedisOp::Callers, cmd("GET").arg(self.key(id))).await?;
         Ok(text.and_then(|text| self.opened(id, &text).ok()))
     }
@@ -245,7 +233,7 @@ impl StoredCallers {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if a command to Redis fails. The caller may have been written all the same.
-    pub async fn put(&self, caller: &KeyOwner) -> Result<(), RedisLoss> {
+    pub(crate) async fn put(&self, caller: &KeyOwner) -> Result<(), RedisLoss> {
         let key = self.key(&caller.id);
         let text = self.signing.sign(&key, write(caller));
         let set = cmd("SET").arg(key).arg(text).take();
@@ -258,7 +246,7 @@ impl StoredCallers {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if a command to Redis fails. The caller may be deleted all the same.
-    pub async fn delete(&self, id: &str) -> Result<bool, RedisLoss> {
+    pub(crate) async fn delete(&self, id: &str) -> Result<bool, RedisLoss> {
         let gone: bool = self.link.call(RedisOp::Callers, cmd("DEL").arg(self.key(id))).await?;
         self.link.call::<i64>(RedisOp::Callers, cmd("SREM").arg(self.index()).arg(id)).await?;
         self.changed().await?;
@@ -277,7 +265,7 @@ impl StoredCallers {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if a command to Redis fails. The cache then stays as it was.
-    pub async fn refresh(&self) -> Result<(), RedisLoss> {
+    pub(crate) async fn refresh(&self) -> Result<(), RedisLoss> {
         let key = format!("{}:version", self.index());
         let version: Option<i64> = self.link.call(RedisOp::Callers, cmd("GET").arg(key)).await?;
         let version = Some(version.unwrap_or(0));
@@ -308,7 +296,7 @@ impl StoredCallers {
     }
 
     /// Follows changes of other gateways, for as long as it is polled.
-    pub async fn follow(&self) {
+    pub(crate) async fn follow(&self) {
         loop {
             if self.refresh().await == Err(RedisLoss::Refused) {
                 tracing::warn!("the callers in Redis cannot be read");

@@ -41,7 +41,7 @@ struct CountsText {
 }
 
 /// Connection for canaries.
-pub struct CanaryStore {
+pub(crate) struct CanaryStore {
     connection: Connection,
     prefix: Arc<str>,
     key: Option<SigningKey>,
@@ -58,7 +58,7 @@ impl CanaryStore {
     ///
     /// # Errors
     /// Returns an error if Redis cannot be reached in time.
-    pub async fn open(settings: &RedisSettings, key: Option<SigningKey>) -> RedisResult<Self> {
+    pub(crate) async fn open(settings: &RedisSettings, key: Option<SigningKey>) -> RedisResult<Self> {
         let prefix = Arc::clone(&settings.prefix);
         match timeout(PATIENCE, connect(settings, Some(PATIENCE))).await {
             Ok(connection) => Ok(Self { connection: connection?, prefix, key }),
@@ -70,7 +70,7 @@ impl CanaryStore {
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
-    pub async fn renew(&mut self, pool: &str, lease: LeaseText) -> RedisResult<()> {
+    pub(crate) async fn renew(&mut self, pool: &str, lease: LeaseText) -> RedisResult<()> {
         let place = self.lease_key(pool);
         let text = lease.write(&place, self.key.as_ref());
         self.set(&place, &text, LEASE_LIVES_MS).await
@@ -80,7 +80,7 @@ impl CanaryStore {
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
-    pub async fn lease(&mut self, pool: &str) -> RedisResult<Option<LeaseText>> {
+    pub(crate) async fn lease(&mut self, pool: &str) -> RedisResult<Option<LeaseText>> {
         let place = self.lease_key(pool);
         let text = self.get(&place).await?;
         Ok(text.and_then(|text| LeaseText::read(&text, &place, self.key.as_ref())))
@@ -90,7 +90,7 @@ impl CanaryStore {
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
-    pub async fn tell_counts(
+    pub(crate) async fn tell_counts(
         &mut self,
         pool: &str,
         id: &str,
@@ -108,7 +108,7 @@ impl CanaryStore {
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
-    pub async fn other_counts(
+    pub(crate) async fn other_counts(
         &mut self,
         pool: &str,
         own: &str,

@@ -19,7 +19,7 @@ use crate::redis::millis;
 
 /// Changes of rules in Redis.
 #[derive(Debug)]
-pub struct StoredChanges {
+pub(crate) struct StoredChanges {
     link: RedisLink,
     signing: Signing,
 }
@@ -27,7 +27,7 @@ pub struct StoredChanges {
 impl StoredChanges {
     /// Creates a handle; reads nothing yet.
     #[must_use]
-    pub const fn new(link: RedisLink, signing: Signing) -> Self {
+    pub(crate) const fn new(link: RedisLink, signing: Signing) -> Self {
         Self { link, signing }
     }
 
@@ -39,7 +39,12 @@ impl StoredChanges {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails; the change may be written all the same.
-    pub async fn put(&self, rule: &str, change: &Change, lasts: Option<Duration>) -> Result<(), RedisLoss> {
+    pub(crate) async fn put(
+        &self,
+        rule: &str,
+        change: &Change,
+        lasts: Option<Duration>,
+    ) -> Result<(), RedisLoss> {
         let key = self.key(rule);
         let text = self.signing.sign(&key, change.write());
         let mut set = cmd("SET").arg(key).arg(text).take();
@@ -53,7 +58,7 @@ impl StoredChanges {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails. The change may be deleted all the same.
-    pub async fn delete(&self, rule: &str) -> Result<bool, RedisLoss> {
+    pub(crate) async fn delete(&self, rule: &str) -> Result<bool, RedisLoss> {
         self.link.call(RedisOp::Callers, cmd("DEL").arg(self.key(rule))).await
     }
 
@@ -61,7 +66,7 @@ impl StoredChanges {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn read(&self, rules: &[Arc<str>]) -> Result<Vec<(Arc<str>, Change)>, RedisLoss> {
+    pub(crate) async fn read(&self, rules: &[Arc<str>]) -> Result<Vec<(Arc<str>, Change)>, RedisLoss> {
         if rules.is_empty() {
             return Ok(Vec::new());
         }

@@ -41,18 +41,18 @@ return 1
 
 /// Returns the channel for switches.
 #[must_use]
-pub fn control_channel(prefix: &str) -> Arc<str> {
+pub(crate) fn control_channel(prefix: &str) -> Arc<str> {
     format!("{prefix}:control").into()
 }
 
 /// Returns the error of a switch that others have overtaken too often.
 #[must_use]
-pub fn overtaken() -> RedisError {
+pub(crate) fn overtaken() -> RedisError {
     (ErrorKind::Client, "too many concurrent switches of this pool").into()
 }
 
 /// Connection for operator commands.
-pub struct Control {
+pub(crate) struct Control {
     connection: Connection,
     prefix: Arc<str>,
 }
@@ -68,7 +68,7 @@ impl Control {
     ///
     /// # Errors
     /// Returns an error if Redis cannot be reached in time.
-    pub async fn open(settings: &RedisSettings) -> RedisResult<Self> {
+    pub(crate) async fn open(settings: &RedisSettings) -> RedisResult<Self> {
         match timeout(PATIENCE, connect(settings, Some(PATIENCE))).await {
             Ok(connection) => Ok(Self::on(connection?, Arc::clone(&settings.prefix))),
             Err(_) => Err((ErrorKind::Io, "no answer").into()),
@@ -83,7 +83,7 @@ impl Control {
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
-    pub async fn epoch(&mut self, pool: &str) -> RedisResult<u64> {
+    pub(crate) async fn epoch(&mut self, pool: &str) -> RedisResult<u64> {
         let key = self.active(pool);
         let epoch: Option<u64> = cmd("HGET").arg(key).arg("epoch").query_async(&mut self.connection).await?;
         Ok(epoch.unwrap_or(0))
@@ -93,7 +93,7 @@ impl Control {
     ///
     /// # Errors
     /// Returns an error if Redis does not answer; the switch may have been published.
-    pub async fn publish(&mut self, pool: &str, epoch: u64, text: &str) -> RedisResult<bool> {
+    pub(crate) async fn publish(&mut self, pool: &str, epoch: u64, text: &str) -> RedisResult<bool> {
         let switched = format!("{}:switched", self.prefix);
         cmd("SADD").arg(switched).arg(pool).query_async::<()>(&mut self.connection).await?;
         let script = Script::new(KEEP);
@@ -128,7 +128,7 @@ impl Control {
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
-    pub async fn count_lagging(&mut self, pool: &str, epoch: u64) -> RedisResult<usize> {
+    pub(crate) async fn count_lagging(&mut self, pool: &str, epoch: u64) -> RedisResult<usize> {
         let set = format!("{}:followers", self.prefix);
         let ids: Vec<String> = cmd("SMEMBERS").arg(&set).query_async(&mut self.connection).await?;
         let mut lagging = 0;

@@ -26,7 +26,7 @@ const MOST: usize = 64;
 
 /// Texts of gateways in Redis.
 #[derive(Debug)]
-pub struct TokenExchange {
+pub(crate) struct TokenExchange {
     link: RedisLink,
     gateways: Arc<Gateways>,
     signing: Signing,
@@ -35,7 +35,7 @@ pub struct TokenExchange {
 impl TokenExchange {
     /// Creates a handle; reads nothing yet.
     #[must_use]
-    pub const fn new(link: RedisLink, gateways: Arc<Gateways>, signing: Signing) -> Self {
+    pub(crate) const fn new(link: RedisLink, gateways: Arc<Gateways>, signing: Signing) -> Self {
         Self { link, gateways, signing }
     }
 
@@ -47,7 +47,7 @@ impl TokenExchange {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails; the others may hear of it all the same.
-    pub async fn tell(&self, told: &ToldTokens) -> Result<(), RedisLoss> {
+    pub(crate) async fn tell(&self, told: &ToldTokens) -> Result<(), RedisLoss> {
         let key = self.key(self.gateways.id());
         let text = told.write(&key, self.signing.key().as_deref());
         self.link.call(RedisOp::Exchange, cmd("SET").arg(key).arg(text).arg("PX").arg(millis(LIVES))).await
@@ -57,7 +57,7 @@ impl TokenExchange {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn hear(&self, heard: &mut HeardGateways) -> Result<Vec<PoolTokens>, RedisLoss> {
+    pub(crate) async fn hear(&self, heard: &mut HeardGateways) -> Result<Vec<PoolTokens>, RedisLoss> {
         let mut others = self.gateways.others();
         others.truncate(MOST);
         heard.retain(&others);

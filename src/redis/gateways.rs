@@ -2,7 +2,7 @@
 //!
 //! Each gateway sets `{prefix}:dam:{id}` every second, with a lifetime of 3 s, and counts the
 //! gateways with such a key. The write is also the link's probe: a server that accepts it is
-//! usable. Their ids are kept for what gateways tell each other ([`exchange`](super::exchange)).
+//! usable. Their ids are kept for what gateways tell each other (`exchange`).
 //! The value says whether the gateway drains: then it leaves its part of the workers to the others.
 
 use std::sync::Arc;
@@ -80,7 +80,7 @@ pub(super) fn alive_key(prefix: &str, id: &str) -> String {
 
 /// Returns a random id for a gateway.
 #[must_use]
-pub fn new_name() -> String {
+pub(crate) fn new_name() -> String {
     format!("{:016x}", fastrand::u64(..))
 }
 
@@ -104,24 +104,24 @@ impl Gateways {
 
     /// Returns the id of this gateway; it is new with each start.
     #[must_use]
-    pub fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
     /// Returns the number of live gateways, itself included: as counted, or until then configured.
     #[must_use]
-    pub fn count(&self) -> u32 {
+    pub(crate) fn count(&self) -> u32 {
         self.known.load(Ordering::Relaxed)
     }
 
     /// Returns the number of live gateways that do not drain, and this one: those that new requests come to.
     #[must_use]
-    pub fn serving(&self) -> u32 {
+    pub(crate) fn serving(&self) -> u32 {
         self.known_serving.load(Ordering::Relaxed)
     }
 
     /// Says from now on that this gateway drains.
-    pub async fn drain(&self, link: &RedisLink) {
+    pub(crate) async fn drain(&self, link: &RedisLink) {
         self.drains.store(true, Ordering::Relaxed);
         // The others look once a second: they need not wait for the next heartbeat as well, which makes up for an error.
         let told = link.call::<()>(RedisOp::Probe, &self.heartbeat(&link.settings().prefix)).await;
@@ -137,12 +137,12 @@ impl Gateways {
 
     /// Returns the ids of the other live gateways, as last seen.
     #[must_use]
-    pub fn others(&self) -> Vec<Arc<str>> {
+    pub(crate) fn others(&self) -> Vec<Arc<str>> {
         self.others.lock().clone()
     }
 
     /// Updates the configured number, which counts until gateways are seen.
-    pub fn configure(&self, configured: u32) {
+    pub(crate) fn configure(&self, configured: u32) {
         for (count, known) in [(&self.count, &self.known), (&self.serving, &self.known_serving)] {
             let mut count = count.lock();
             if count.last.is_none() {
@@ -153,7 +153,7 @@ impl Gateways {
     }
 
     /// Deletes this gateway's heartbeat.
-    pub async fn leave(&self, link: &RedisLink) {
+    pub(crate) async fn leave(&self, link: &RedisLink) {
         let prefix = &link.settings().prefix;
         let key = alive_key(prefix, &self.id);
         // An error is harmless: the key expires.

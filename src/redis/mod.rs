@@ -7,22 +7,23 @@
 //! wait longer than the link's timeout: the calling code gets a [`link::RedisLoss`] at once, and decides
 //! locally or by the last known state.
 
-pub mod callers;
-pub mod canaries;
-pub mod changes;
-pub mod control;
-pub mod exchange;
-pub mod feed;
+pub(crate) mod callers;
+pub(crate) mod canaries;
+pub(crate) mod changes;
+pub(crate) mod control;
+pub(crate) mod exchange;
+pub(crate) mod feed;
 pub mod gateways;
 pub mod jobs;
 pub mod link;
 mod outbox;
-pub mod responses;
+pub(crate) mod responses;
 pub mod rules;
 
-pub use redis::{RedisError, RedisResult};
+pub(crate) use redis::{RedisError, RedisResult};
 use traffic_dam_worker::{connect, pushes, reply, scripts};
-pub use traffic_dam_worker::{consumer, drainer, publisher, settings, signing};
+pub use traffic_dam_worker::{consumer, publisher, settings};
+pub(crate) use traffic_dam_worker::{drainer, signing};
 
 /// Converts to whole milliseconds, for a command.
 fn millis(length: std::time::Duration) -> u64 {

@@ -18,11 +18,11 @@ use super::signing::Signing;
 use crate::metrics::RedisOp;
 
 /// How long a response is known.
-pub const KEPT: Duration = Duration::from_secs(3600);
+pub(crate) const KEPT: Duration = Duration::from_secs(3600);
 
 /// Workers of responses, in Redis.
 #[derive(Clone, Debug)]
-pub struct StoredResponses {
+pub(crate) struct StoredResponses {
     link: RedisLink,
     signing: Signing,
 }
@@ -30,7 +30,7 @@ pub struct StoredResponses {
 impl StoredResponses {
     /// Creates a store on `link`.
     #[must_use]
-    pub const fn new(link: RedisLink, signing: Signing) -> Self {
+    pub(crate) const fn new(link: RedisLink, signing: Signing) -> Self {
         Self { link, signing }
     }
 
@@ -42,7 +42,7 @@ impl StoredResponses {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command fails. It may have been carried out all the same.
-    pub async fn put(&self, response: &str, caller: &str, worker: &str) -> Result<(), RedisLoss> {
+    pub(crate) async fn put(&self, response: &str, caller: &str, worker: &str) -> Result<(), RedisLoss> {
         let key = self.key(response);
         let value = self.signing.sign(&key, format!("{caller} {worker}"));
         let set = cmd("SET").arg(key).arg(value).arg("EX").arg(KEPT.as_secs()).take();
@@ -53,7 +53,7 @@ impl StoredResponses {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command fails.
-    pub async fn get(&self, response: &str) -> Result<Option<(Arc<str>, Arc<str>)>, RedisLoss> {
+    pub(crate) async fn get(&self, response: &str) -> Result<Option<(Arc<str>, Arc<str>)>, RedisLoss> {
         let key = self.key(response);
         let value: Option<String> = self.link.call(RedisOp::Responses, cmd("GET").arg(&key)).await?;
         let text = value.as_deref().and_then(|value| self.signing.verify(&key, value).ok());

@@ -86,7 +86,7 @@ const VLLM_CACHE: &str = "vllm:cache_config_info";
 
 /// Values of one scrape. Latencies are in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct EngineSignals {
+pub(crate) struct EngineSignals {
     /// Requests it decodes now.
     pub running: Option<u32>,
     /// Requests it has queued.
@@ -104,7 +104,7 @@ pub struct EngineSignals {
 impl EngineSignals {
     /// Returns `true` if no signal was found.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }

@@ -11,7 +11,8 @@ mod engine;
 mod text;
 mod window;
 
-pub use engine::{EngineSignals, Rename};
+pub(crate) use engine::EngineSignals;
+pub use engine::Rename;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use self::engine::ScrapeReader;
 use crate::net::fetch::{Fetch, FetchError};
 
 /// Longest time of one request.
-pub const TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
 /// Largest page, in bytes.
 const MAX_BYTES: usize = 4 << 20;
 /// Path where llama.cpp reports its slots.
@@ -35,7 +36,7 @@ const TIMEOUTS: u32 = 2;
 
 /// Where a worker is read, and how.
 #[derive(Clone, Debug)]
-pub struct ProbeTarget {
+pub(crate) struct ProbeTarget {
     /// URL of the worker; paths are appended to its path.
     pub url: Uri,
     /// Address to connect to; `None` to resolve the host of `url`.
@@ -52,7 +53,7 @@ pub struct ProbeTarget {
 
 /// Whether a worker is healthy.
 #[derive(Debug)]
-pub enum ProbedHealth {
+pub(crate) enum ProbedHealth {
     /// It answered, or was too slow only once.
     Well,
     /// It does not have the path, or does not show it to us.
@@ -63,7 +64,7 @@ pub enum ProbedHealth {
 
 /// What the metrics of a worker say.
 #[derive(Debug)]
-pub enum ProbedMetrics {
+pub(crate) enum ProbedMetrics {
     /// At least one known value.
     Signals(EngineSignals),
     /// No metric of a known engine.
@@ -85,7 +86,7 @@ enum Props {
 
 /// Reads one worker again and again.
 #[derive(Debug)]
-pub struct WorkerProbe {
+pub(crate) struct WorkerProbe {
     target: ProbeTarget,
     reader: ScrapeReader,
     timeouts: u32,
@@ -95,12 +96,12 @@ pub struct WorkerProbe {
 impl WorkerProbe {
     /// Creates a probe. `renames` override the names of metrics.
     #[must_use]
-    pub fn new(target: ProbeTarget, renames: Vec<Rename>) -> Self {
+    pub(crate) fn new(target: ProbeTarget, renames: Vec<Rename>) -> Self {
         Self { target, reader: ScrapeReader::new(renames), timeouts: 0, props: Props::Unknown }
     }
 
     /// Asks for the health. `tls`: the client configuration for `https`.
-    pub async fn health(&mut self, tls: Option<&Arc<ClientConfig>>) -> ProbedHealth {
+    pub(crate) async fn health(&mut self, tls: Option<&Arc<ClientConfig>>) -> ProbedHealth {
         let health = match self.get(&self.target.health, tls).await {
             Ok(_) => ProbedHealth::Well,
             Err(FetchError::TimedOut(_)) if self.timeouts + 1 < TIMEOUTS => {
@@ -119,7 +120,7 @@ impl WorkerProbe {
     }
 
     /// Asks for the metrics.
-    pub async fn metrics(&mut self, tls: Option<&Arc<ClientConfig>>) -> ProbedMetrics {
+    pub(crate) async fn metrics(&mut self, tls: Option<&Arc<ClientConfig>>) -> ProbedMetrics {
         match self.get(&self.target.metrics, tls).await {
             Ok(page) => {
                 let signals = self.reader.read(&String::from_utf8_lossy(&page));
@@ -131,7 +132,7 @@ impl WorkerProbe {
     }
 
     /// Returns the slots that llama.cpp reports; asks once per worker process.
-    pub async fn slots(&mut self, tls: Option<&Arc<ClientConfig>>) -> Option<u32> {
+    pub(crate) async fn slots(&mut self, tls: Option<&Arc<ClientConfig>>) -> Option<u32> {
         if self.props == Props::Unknown {
             self.props = match self.get(PROPS, tls).await {
                 Ok(page) => Props::Told(engine::slots(&page)),

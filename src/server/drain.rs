@@ -41,7 +41,7 @@ struct DrainState {
 
 /// Counts an open connection or other work until it is dropped.
 #[derive(Debug)]
-pub struct DrainGuard {
+pub(crate) struct DrainGuard {
     drain: Arc<DrainState>,
     awaited: bool,
     connections: usize,
@@ -62,7 +62,7 @@ impl Drain {
 
     /// Returns the current phase.
     #[must_use]
-    pub fn phase(&self) -> DrainPhase {
+    pub(crate) fn phase(&self) -> DrainPhase {
         match self.0.level.load(Ordering::Acquire) {
             0 => DrainPhase::Running,
             1 => DrainPhase::Draining,
@@ -73,7 +73,7 @@ impl Drain {
 
     /// Returns `true` if balancers should send requests to this gateway.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.phase() == DrainPhase::Running
     }
 
@@ -91,19 +91,19 @@ impl Drain {
 
     /// Subscribes to further phases.
     #[must_use]
-    pub fn phases(&self) -> watch::Receiver<DrainPhase> {
+    pub(super) fn phases(&self) -> watch::Receiver<DrainPhase> {
         self.0.phase.subscribe()
     }
 
     /// Counts a connection. While requests are refused, the drain does not wait for new ones.
     #[must_use]
-    pub fn hold(&self) -> DrainGuard {
+    pub(crate) fn hold(&self) -> DrainGuard {
         self.held(1)
     }
 
     /// Counts work without a connection: the drain waits for it too.
     #[must_use]
-    pub fn track_work(&self) -> DrainGuard {
+    pub(crate) fn track_work(&self) -> DrainGuard {
         self.held(0)
     }
 
@@ -142,7 +142,7 @@ impl Drain {
     }
 
     /// Closes everything at once; a running [`Drain::run`] returns.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.advance(DrainPhase::Closed);
     }
 

@@ -31,7 +31,7 @@ mod tls;
 mod write_timeout;
 
 pub use bounds::ListenerBounds;
-pub use drain::{Drain, DrainGuard, DrainPhase};
+pub use drain::{Drain, DrainPhase};
 pub use listener::serve;
 pub use tls::{CertificateError, TlsHandle};
 

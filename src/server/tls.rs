@@ -69,7 +69,7 @@ impl TlsHandle {
     ///
     /// # Errors
     /// As [`TlsHandle::load`]; the old pair stays.
-    pub fn replace(&self, cert: &Path, key: &Path) -> Result<(), CertificateError> {
+    pub(crate) fn replace(&self, cert: &Path, key: &Path) -> Result<(), CertificateError> {
         self.0.store(Arc::new(Loaded::read(cert, key)?));
         Ok(())
     }

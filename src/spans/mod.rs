@@ -35,7 +35,7 @@ const LONGEST_PATH: usize = 1024;
 
 /// Settings of the span export.
 #[derive(Clone, Debug, PartialEq)]
-pub struct SpanSettings {
+pub(crate) struct SpanSettings {
     /// URL of the collector, without the path `/v1/traces`.
     pub endpoint: Uri,
     /// Headers of each export, such as credentials.
@@ -48,7 +48,7 @@ pub struct SpanSettings {
 
 /// The part of a request head that a span needs.
 #[derive(Clone, Debug)]
-pub struct SpanHead {
+pub(crate) struct SpanHead {
     trace: Trace,
     method: Method,
     path: Box<str>,
@@ -58,7 +58,7 @@ pub struct SpanHead {
 impl SpanHead {
     /// Copies it from `request`. Leaves out the query: it may hold private data.
     #[must_use]
-    pub fn of<B>(trace: Trace, request: &Request<B>) -> Self {
+    pub(crate) fn of<B>(trace: Trace, request: &Request<B>) -> Self {
         let path = request.uri().path();
         Self {
             trace,
@@ -76,7 +76,7 @@ impl SpanHead {
 }
 
 /// Records and exports spans.
-pub struct Spans {
+pub(crate) struct Spans {
     processor: Arc<BatchSpanProcessor>,
     scope: InstrumentationScope,
     sample: f64,
@@ -94,7 +94,10 @@ impl Spans {
     ///
     /// # Errors
     /// If the endpoint cannot be used.
-    pub fn new(settings: &SpanSettings, tls: Option<Arc<ClientConfig>>) -> Result<Self, ExporterBuildError> {
+    pub(crate) fn new(
+        settings: &SpanSettings,
+        tls: Option<Arc<ClientConfig>>,
+    ) -> Result<Self, ExporterBuildError> {
         let endpoint = format!("{}/v1/traces", settings.endpoint.to_string().trim_end_matches('/'));
         let exporter = SpanExporter::builder()
             .with_http()
@@ -113,17 +116,17 @@ impl Spans {
 
     /// Returns `true` if a trace that starts here is recorded; `draw` is random, 0…1.
     #[must_use]
-    pub fn samples(&self, draw: f64) -> bool {
+    pub(crate) fn samples(&self, draw: f64) -> bool {
         draw < self.sample
     }
 
     /// Records a request that ended at `now`. Never blocks.
-    pub fn end(&self, record: &RequestRecord, head: &SpanHead, status: u16, now: Nanos) {
+    pub(crate) fn end(&self, record: &RequestRecord, head: &SpanHead, status: u16, now: Nanos) {
         self.processor.on_end(record::span(record, head, status, (now, wall()), &self.scope));
     }
 
     /// Exports the remaining spans. Blocks, for seconds at most: not for a runtime thread.
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         if let Err(error) = self.processor.force_flush() {
             tracing::warn!(%error, "the last spans were not exported");
         }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::clock::Nanos;
 
 /// Retries that the window always allows, whatever the share.
-pub const FLOOR: u64 = 10;
+const FLOOR: u64 = 10;
 
 /// Length of the window, in seconds.
 const SECONDS: usize = 10;
@@ -55,21 +55,21 @@ impl RecentCounts {
 
 /// Requests and retries of the last ten seconds, shared by all requests.
 #[derive(Debug, Default)]
-pub struct RetryBudget {
+pub(super) struct RetryBudget {
     requests: RecentCounts,
     retries: RecentCounts,
 }
 
 impl RetryBudget {
     /// Counts a request, once however often it is sent.
-    pub fn request(&self, now: Nanos) {
+    pub(crate) fn request(&self, now: Nanos) {
         self.requests.add(seconds(now));
     }
 
     /// Returns `true` if one more retry fits, and counts it. Under concurrency too few may be
     /// allowed, never too many: each caller counts itself first and then looks.
     #[must_use]
-    pub fn spend(&self, share: f64, now: Nanos) -> bool {
+    pub(super) fn spend(&self, share: f64, now: Nanos) -> bool {
         let second = seconds(now);
         self.retries.add(second);
         #[expect(
@@ -87,7 +87,7 @@ impl RetryBudget {
     }
 
     /// Uncounts a retry that was allowed at `spent` but not used.
-    pub fn give_back(&self, spent: Nanos) {
+    pub(super) fn give_back(&self, spent: Nanos) {
         self.retries.take_back(seconds(spent));
     }
 }

@@ -30,8 +30,8 @@
 //! Only idle connections outlive the request: dropping the future or the body at any point closes
 //! the connection to the worker at once.
 
-pub mod budget;
-pub mod settings;
+pub(crate) mod budget;
+pub(crate) mod settings;
 pub mod tls;
 
 mod beside;
@@ -106,7 +106,7 @@ impl Upstream {
 
     /// Like [`Upstream::new`], with a client for workers that take requests from a queue.
     #[must_use]
-    pub fn with_jobs(
+    pub(crate) fn with_jobs(
         fleet: Arc<ArcSwap<Fleet>>,
         settings: Arc<ArcSwap<UpstreamSettings>>,
         clock: Clock,
@@ -127,7 +127,7 @@ impl Upstream {
 
     /// Counts the refusals of providers in `metrics`. Only the first call has an effect.
     #[must_use]
-    pub fn counting(self, metrics: &Arc<Metrics>) -> Self {
+    pub(crate) fn counting(self, metrics: &Arc<Metrics>) -> Self {
         self.0.metrics.get_or_init(|| Arc::clone(metrics));
         self
     }

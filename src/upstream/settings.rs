@@ -41,7 +41,7 @@ impl Default for UpstreamTimeouts {
 impl UpstreamTimeouts {
     /// Returns these timeouts with those that `route` overrides.
     #[must_use]
-    pub fn for_route(self, route: Option<&RouteTimeouts>) -> Self {
+    pub(super) fn for_route(self, route: Option<&RouteTimeouts>) -> Self {
         route.map_or(self, |route| Self {
             connect: route.connect.unwrap_or(self.connect),
             first_token: route.first_token.unwrap_or(self.first_token),
@@ -99,11 +99,11 @@ pub struct UpstreamSettings {
 #[derive(Clone, Debug)]
 pub struct QueueSettings {
     /// Key that signs jobs; `None` leaves them unsigned.
-    pub key: Option<SigningKey>,
+    pub(crate) key: Option<SigningKey>,
     /// Longest time a request waits for a queue that is full although the gate has room.
-    pub wait: Duration,
+    pub(crate) wait: Duration,
     /// Longest time that a turn of a session waits for the worker that had the turn before.
-    pub sticky_wait: Duration,
+    pub(crate) sticky_wait: Duration,
 }
 
 impl Default for UpstreamSettings {

@@ -63,7 +63,7 @@ pub fn client_config(
 /// # Errors
 /// If the file cannot be read, or has no certificate: then only the system's authorities would count,
 /// which is not what the file was named for.
-pub fn authorities_in(file: &Path) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
+pub(crate) fn authorities_in(file: &Path) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
     let found: Vec<_> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect)?;
     if found.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(found) }
 }

@@ -16,7 +16,7 @@ use crate::request::{AnswerHeaders, Class};
 /// Identification of callers, and their rights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct CallersSection {
+pub(crate) struct CallersSection {
     /// Sources of a caller's identity, in order. The first one that a request provides is used.
     #[schemars(length(min = 1, max = 16))]
     pub from: Vec<SourceSection>,
@@ -87,7 +87,7 @@ impl CallersSection {
 /// Source of a caller's identity.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub enum SourceSection {
+pub(crate) enum SourceSection {
     /// A source that any request may have.
     Plainly(BuiltinSource),
     /// A header set by a trusted proxy.
@@ -97,7 +97,7 @@ pub enum SourceSection {
 /// A source that any request may have.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum BuiltinSource {
+pub(crate) enum BuiltinSource {
     /// the caller's API key
     ApiKey,
     /// the client's address, IPv6 by /64
@@ -107,7 +107,7 @@ pub enum BuiltinSource {
 /// A header set by a trusted proxy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct HeaderSource {
+pub(crate) struct HeaderSource {
     /// Header in which one of `trusted_proxies` names the caller.
     pub header: Text<HeaderName>,
 }
@@ -115,7 +115,7 @@ pub struct HeaderSource {
 /// Where additional callers are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum CallerStore {
+pub(crate) enum CallerStore {
     /// nowhere
     #[default]
     None,
@@ -126,7 +126,7 @@ pub enum CallerStore {
 /// How to treat a request that no key matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Anonymous {
+pub(crate) enum Anonymous {
     /// it is served
     #[default]
     Allow,
@@ -137,7 +137,7 @@ pub enum Anonymous {
 /// A caller known by its key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct CallerKeySection {
+pub(crate) struct CallerKeySection {
     /// Name of the caller. Rules and logs call it `key:` and this name.
     pub id: Text<Id>,
     /// SHA-256 of the caller's key, 64 hexadecimal digits. The file contains no key itself.
@@ -173,7 +173,7 @@ pub struct CallerKeySection {
 /// A caller's override of a rule's limit. Omitted keys keep the rule's value.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct KeyLimit {
+pub(crate) struct KeyLimit {
     /// Sustained rate of a token bucket.
     #[schemars(extend("x-default" = "the rule's"))]
     pub rate: Option<Text<Rate>>,
@@ -193,7 +193,7 @@ const fn one() -> u32 {
 /// `jwt:` and the value of the claim `claims.caller`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Jwt {
+pub(crate) struct Jwt {
     /// JWKS document with the keys that tokens are signed with: an `https` URL, or a file.
     pub jwks: Text<Jwks>,
     /// Accepted audiences: the token's `aud` must have one of these.
@@ -233,7 +233,7 @@ const fn five_minutes() -> Text<Duration> {
 /// Names of the claims that the gateway reads from a token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct ClaimNames {
+pub(crate) struct ClaimNames {
     /// Claim with the caller's name.
     pub caller: Text<Word>,
     /// Claim with the caller's class.
@@ -259,7 +259,7 @@ impl Default for ClaimNames {
 
 /// Signature algorithm of a token. Algorithms with a shared secret (HMAC) are not supported.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub enum JwtAlgorithm {
+pub(crate) enum JwtAlgorithm {
     /// RSA, PKCS #1, SHA-256
     RS256,
     /// RSA, PKCS #1, SHA-384

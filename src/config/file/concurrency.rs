@@ -12,7 +12,7 @@ use crate::shed::settings::LimitAlgorithmKind;
 /// Concurrency limits of the workers, and the queue in front of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Concurrency {
+pub(crate) struct Concurrency {
     /// Maximum number of requests running on one worker: found by `law` (at most its `slots`, if
     /// configured or reported), each worker's own `slots`, or one number for every worker.
     pub limit: ConcurrencyLimit,
@@ -69,7 +69,7 @@ impl Concurrency {
 /// Source of a worker's limit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub enum ConcurrencyLimit {
+pub(crate) enum ConcurrencyLimit {
     /// One limit per worker.
     LimitFinder(LimitFinder),
     /// The same number for every worker.
@@ -79,7 +79,7 @@ pub enum ConcurrencyLimit {
 /// How the limit of each worker is found.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum LimitFinder {
+pub(crate) enum LimitFinder {
     /// by `law`, and at most `slots`, if configured or reported
     Adaptive,
     /// each worker's own `slots`; a number applies to every worker
@@ -89,7 +89,7 @@ pub enum LimitFinder {
 /// Queue of a pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Queue {
+pub(crate) struct Queue {
     /// Maximum number of waiting requests; 0 refuses at once.
     #[schemars(range(max = 1_000_000))]
     pub length: u64,
@@ -129,7 +129,7 @@ impl Default for Queue {
 /// How to treat requests for which there is no capacity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Overflow {
+pub(crate) enum Overflow {
     /// they are refused
     #[default]
     Refuse,
@@ -141,7 +141,7 @@ pub enum Overflow {
 /// Shares of the limit that are reserved.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Reserve {
+pub(crate) struct Reserve {
     /// Share reserved for `critical`, from 0 to 1.
     #[schemars(range(min = 0, max = 1))]
     pub critical: f64,

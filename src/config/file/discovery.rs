@@ -12,7 +12,7 @@ use crate::discovery::AddressFamily;
 /// What adds, updates and removes workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum DiscoveryName {
+pub(crate) enum DiscoveryName {
     /// only the workers in `static` exist
     None,
     /// heartbeats over Redis
@@ -26,7 +26,7 @@ pub enum DiscoveryName {
 /// A name whose addresses are workers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct DnsSection {
+pub(crate) struct DnsSection {
     /// The name. Each address (A, AAAA) is a worker; without `port`, each host of the service (SRV).
     pub name: Text<Host>,
     /// Port of the workers.
@@ -62,7 +62,7 @@ pub struct DnsSection {
 /// `inference_pool`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct KubernetesSection {
+pub(crate) struct KubernetesSection {
     /// Namespace.
     #[schemars(extend("x-default" = "that of the gateway"))]
     pub namespace: Option<Text<ObjectName>>,
@@ -119,7 +119,7 @@ pub struct KubernetesSection {
 /// A port.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub enum PortSection {
+pub(crate) enum PortSection {
     /// Its number.
     Number(#[schemars(range(min = 1, max = 65535))] u16),
     /// Its name.
@@ -154,7 +154,7 @@ const fn yes() -> bool {
 /// not read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct ScrapeSection {
+pub(crate) struct ScrapeSection {
     /// Time between two readings of a worker.
     pub interval: Text<Duration>,
     /// Path of the Prometheus metrics of vLLM, SGLang, llama.cpp or TGI.

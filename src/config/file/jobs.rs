@@ -11,7 +11,7 @@ use crate::config::syntax::{Size, Text};
 /// jobs`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct JobsSection {
+pub(crate) struct JobsSection {
     /// Number of runs of a job before it becomes a dead letter.
     #[schemars(range(min = 1, max = 100))]
     pub attempts: u32,
@@ -56,7 +56,7 @@ impl Default for JobsSection {
 /// Whether a client may delay a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum NotBefore {
+pub(crate) enum NotBefore {
     /// the header `x-traffic-dam-not-before` names the time, as in RFC 3339
     #[default]
     Header,

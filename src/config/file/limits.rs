@@ -14,7 +14,7 @@ use crate::request::Class;
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct RuleSection {
+pub(crate) struct RuleSection {
     /// Name of the rule in messages, headers and metrics; unique.
     pub name: Text<RuleName>,
     /// Limit algorithm.
@@ -53,7 +53,7 @@ pub struct RuleSection {
 /// Requests that a rule applies to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Matching {
+pub(crate) struct Matching {
     /// Pattern for the path.
     #[schemars(extend("x-default" = "any"))]
     pub path: Option<Text<Glob>>,
@@ -71,7 +71,7 @@ pub struct Matching {
 /// Number of tokens reserved for an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Reservation {
+pub(crate) enum Reservation {
     /// the usual length for the caller and the model
     #[default]
     Expected,

@@ -17,26 +17,21 @@ mod tracing;
 mod traffic;
 mod workers;
 
-pub use callers::{
-    Anonymous, BuiltinSource, CallerKeySection, CallerStore, CallersSection, ClaimNames, HeaderSource, Jwt,
-    JwtAlgorithm, KeyLimit, SourceSection,
+pub(crate) use callers::{
+    Anonymous, BuiltinSource, CallerStore, CallersSection, Jwt, KeyLimit, SourceSection,
 };
-pub use concurrency::{Concurrency, ConcurrencyLimit, LimitFinder, Overflow, Queue, Reserve};
-pub use discovery::{DiscoveryName, DnsSection, KubernetesSection, PortSection, ScrapeSection};
-pub use jobs::{JobsSection, NotBefore};
-pub use limits::{Matching, Reservation, RuleSection};
-pub use models::{FallbackSection, ModelSection, ServeSection, ShareSection};
-pub use prefix::{PrefixChoice, PrefixSection};
-pub use process::{AdminSection, DrainSection, LogSection, Tls};
-pub use redis::{RedisSection, StateSection};
-pub use tracing::Tracing;
-pub use traffic::{
-    BodiesSection, BoundsSection, Cors, KindName, MediaSection, MediaUrlsSection, MediaUrlsWord,
-    RouteSection, RouteTimeoutsSection,
-};
-pub use workers::{
-    AllowHeadersSection, AllowSection, Ejection, StickySection, TimeoutsSection, WorkerMode, WorkerSection,
-    Workers,
+pub(crate) use concurrency::{Concurrency, ConcurrencyLimit, LimitFinder, Overflow};
+pub(crate) use discovery::{DiscoveryName, DnsSection, KubernetesSection, PortSection};
+pub(crate) use jobs::{JobsSection, NotBefore};
+pub(crate) use limits::{Reservation, RuleSection};
+pub(crate) use models::{FallbackSection, ModelSection, ServeSection, ShareSection};
+pub(crate) use prefix::{PrefixChoice, PrefixSection};
+pub(crate) use process::{AdminSection, DrainSection, LogSection, Tls};
+pub(crate) use redis::{RedisSection, StateSection};
+pub(crate) use tracing::Tracing;
+pub(crate) use traffic::{BoundsSection, Cors, MediaSection, RouteSection, RouteTimeoutsSection};
+pub(crate) use workers::{
+    AllowSection, Ejection, StickySection, TimeoutsSection, WorkerMode, WorkerSection, Workers,
 };
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -53,7 +48,7 @@ use crate::request::AnswerHeaders;
 /// Environment variables replace `${NAME}` in values, after parsing; a plain `${` is written `$${`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct ConfigFile {
+pub(super) struct ConfigFile {
     /// IP address and port that callers connect to.
     pub listen: Text<SocketAddr>,
     /// TLS for callers. Without it the gateway speaks plain HTTP.
@@ -155,7 +150,7 @@ fn loopback(port: u16) -> Text<SocketAddr> {
 /// One value, or a list of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub enum OneOrMany<T> {
+pub(crate) enum OneOrMany<T> {
     /// A single value.
     One(T),
     /// A list.
@@ -165,7 +160,7 @@ pub enum OneOrMany<T> {
 impl<T> OneOrMany<T> {
     /// Returns the values as a slice.
     #[must_use]
-    pub fn as_slice(&self) -> &[T] {
+    pub(crate) fn as_slice(&self) -> &[T] {
         match self {
             Self::One(one) => std::slice::from_ref(one),
             Self::Many(many) => many,

@@ -10,7 +10,7 @@ use crate::models::FallbackReason;
 /// holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ModelSection {
+pub(crate) struct ModelSection {
     /// Pattern for model names, as requests give them.
     pub model: Text<Glob>,
     /// The models' `tokenizer.json`, as on Hugging Face. Prompts are counted with it instead of
@@ -36,7 +36,7 @@ pub struct ModelSection {
 /// Names under which workers serve a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub enum ServeSection {
+pub(crate) enum ServeSection {
     /// A name.
     One(Text<Word>),
     /// Names with their shares.
@@ -46,7 +46,7 @@ pub enum ServeSection {
 /// One of several names of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ShareSection {
+pub(crate) struct ShareSection {
     /// Name under which workers serve the model.
     pub model: Text<Word>,
     /// Its part of the sessions, relative to the sum of the weights.
@@ -64,7 +64,7 @@ const fn one() -> u32 {
 /// its time limits, and is charged once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct FallbackSection {
+pub(crate) struct FallbackSection {
     /// Name of the model, as a request would give it.
     pub model: Text<Word>,
     /// Reasons for which it takes over.

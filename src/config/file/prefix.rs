@@ -9,7 +9,7 @@ use crate::layers::prefixes::PrefixShare;
 /// Whether workers are chosen by what they have cached of a prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum PrefixChoice {
+pub(crate) enum PrefixChoice {
     /// where several workers could serve a prompt of 1 KiB or more
     #[default]
     Auto,
@@ -20,7 +20,7 @@ pub enum PrefixChoice {
 /// What is known of the workers' prefix caches.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct PrefixSection {
+pub(crate) struct PrefixSection {
     /// Secret with which prompts are hashed. Gateways with the same secret send equal prompts to the
     /// same workers without asking each other.
     #[schemars(extend("writeOnly" = true, "x-default" = "`redis.hmac_key`, else a random one"))]

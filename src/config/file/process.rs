@@ -13,7 +13,7 @@ use crate::config::syntax::{FilePath, Host, Secret, Text};
 /// changed file is loaded without a restart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Tls {
+pub(crate) struct Tls {
     /// The certificate chain, PEM, the server's own certificate first.
     pub cert: Text<FilePath>,
     /// The certificate's private key, PEM.
@@ -23,7 +23,7 @@ pub struct Tls {
 /// The administration port.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct AdminSection {
+pub(crate) struct AdminSection {
     /// IP address and port of the administration port.
     pub listen: Text<SocketAddr>,
     /// TLS for the administration port.
@@ -69,7 +69,7 @@ impl AdminSection {
 /// Graceful shutdown on SIGTERM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct DrainSection {
+pub(crate) struct DrainSection {
     /// Time for which new requests are still accepted: load balancers notice the shutdown late.
     pub delay: Text<Duration>,
     /// Maximum time after `delay` for running streams to finish. Those left are then notified and
@@ -86,7 +86,7 @@ impl Default for DrainSection {
 /// Logging. The environment variable `TRAFFIC_DAM_LOG` sets the filter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct LogSection {
+pub(crate) struct LogSection {
     /// Share of served requests that is logged, from 0 to 1. Refusals are always logged.
     #[schemars(range(min = 0, max = 1))]
     pub sample: f64,

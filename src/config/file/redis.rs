@@ -12,7 +12,7 @@ use crate::limit::rule::OnLoss;
 /// Where the rules' counts are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum StateSection {
+pub(crate) enum StateSection {
     /// in each gateway separately
     #[default]
     Memory,
@@ -24,7 +24,7 @@ pub enum StateSection {
 /// requires it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct RedisSection {
+pub(crate) struct RedisSection {
     /// URL of one server, of the sentinels, or of some nodes of a cluster. `rediss` is TLS. A
     /// password from a variable may contain any characters (`redis://:${PASSWORD}@host`); a literal
     /// one must be percent-encoded.

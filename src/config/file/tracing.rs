@@ -11,7 +11,7 @@ use crate::config::syntax::{Id, Secret, Text, WorkerUrl};
 /// OpenTelemetry traces, with one span per request. See `docs/logs.md`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Tracing {
+pub(crate) struct Tracing {
     /// URL of an OTLP collector that accepts spans over HTTP, such as `http://127.0.0.1:4318`;
     /// `/v1/traces` is appended. Without it no spans are made.
     pub otlp: Option<Text<WorkerUrl>>,

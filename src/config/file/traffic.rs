@@ -14,7 +14,7 @@ use crate::server::ListenerBounds;
 /// A custom endpoint of a chatbot API, treated like the OpenAI endpoint of the same kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct RouteSection {
+pub(crate) struct RouteSection {
     /// The path, or a pattern for paths. No two routes may match the same path.
     pub path: Text<PathGlob>,
     /// Kind of the call.
@@ -39,7 +39,7 @@ pub struct RouteSection {
 /// Kind of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum KindName {
+pub(crate) enum KindName {
     /// like `/v1/chat/completions`
     Chat,
     /// like `/v1/completions`
@@ -67,7 +67,7 @@ impl From<KindName> for Kind {
 /// Timeouts of one route.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct RouteTimeoutsSection {
+pub(crate) struct RouteTimeoutsSection {
     /// Maximum time to connect to a worker.
     #[schemars(extend("x-default" = "`workers.timeouts.connect`"))]
     pub connect: Option<Text<Duration>>,
@@ -98,7 +98,7 @@ impl RouteTimeoutsSection {
 /// Limits on connections and requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct BoundsSection {
+pub(crate) struct BoundsSection {
     /// Maximum size of a request body.
     pub body: Size,
     /// Maximum size of a request body of some kinds of calls.
@@ -154,7 +154,7 @@ impl Default for BoundsSection {
 /// Maximum size of a request body by kind of call.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct BodiesSection {
+pub(crate) struct BodiesSection {
     /// Of `/v1/chat/completions`.
     #[schemars(extend("x-default" = "`bounds.body`"))]
     pub chat: Option<Size>,
@@ -186,7 +186,7 @@ pub struct BodiesSection {
 
 impl BodiesSection {
     /// Returns the sizes with their kinds and keys.
-    pub fn by_kind(&self) -> [(Kind, &'static str, Option<Size>); 9] {
+    pub(crate) fn by_kind(&self) -> [(Kind, &'static str, Option<Size>); 9] {
         [
             (Kind::Chat, "chat", self.chat),
             (Kind::Completion, "completion", self.completion),
@@ -204,7 +204,7 @@ impl BodiesSection {
 /// Cost of media, whose tokens do not depend on text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct MediaSection {
+pub(crate) struct MediaSection {
     /// Bytes of sound or video that are reserved as one token, until the worker reports usage.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub bytes_per_token: u64,
@@ -222,7 +222,7 @@ impl Default for MediaSection {
 /// Which URLs of media may be passed on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub enum MediaUrlsSection {
+pub(crate) enum MediaUrlsSection {
     /// All or none.
     Word(MediaUrlsWord),
     /// Those of these hosts and their subdomains.
@@ -232,7 +232,7 @@ pub enum MediaUrlsSection {
 /// All URLs of media, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum MediaUrlsWord {
+pub(crate) enum MediaUrlsWord {
     /// all with the scheme `http` or `https`
     Allow,
     /// none
@@ -254,7 +254,7 @@ impl From<&MediaUrlsSection> for MediaUrls {
 /// Access from web pages of other origins (CORS).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Cors {
+pub(crate) struct Cors {
     /// Origins whose pages may call the gateway; `["*"]` for all. CORS headers of workers are
     /// dropped.
     #[schemars(length(max = 64))]

@@ -19,7 +19,7 @@ use crate::upstream::{RetrySettings, UpstreamSettings, UpstreamTimeouts};
 /// The LLM workers, and how the gateway talks to them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Workers {
+pub(crate) struct Workers {
     /// How requests reach the workers.
     pub mode: WorkerMode,
     /// The workers; the gateway may start with an empty list.
@@ -94,13 +94,13 @@ impl Default for Workers {
 impl Workers {
     /// Returns `true` if `source` may add workers.
     #[must_use]
-    pub fn discovers_by(&self, source: DiscoveryName) -> bool {
+    pub(crate) fn discovers_by(&self, source: DiscoveryName) -> bool {
         self.discovery.as_slice().contains(&source)
     }
 
     /// Returns `true` if any source may add workers.
     #[must_use]
-    pub fn discovers(&self) -> bool {
+    pub(crate) fn discovers(&self) -> bool {
         self.discovery.as_slice().iter().any(|source| *source != DiscoveryName::None)
     }
 }
@@ -108,7 +108,7 @@ impl Workers {
 /// How requests reach the workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum WorkerMode {
+pub(crate) enum WorkerMode {
     /// the gateway forwards requests to them
     #[default]
     Http,
@@ -119,7 +119,7 @@ pub enum WorkerMode {
 /// Where workers may be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub enum AllowSection {
+pub(crate) enum AllowSection {
     /// Hosts.
     Hosts(Text<AllowedHost>),
     /// Hosts with headers for the workers there.
@@ -129,7 +129,7 @@ pub enum AllowSection {
 /// Hosts with headers for the workers there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct AllowHeadersSection {
+pub(crate) struct AllowHeadersSection {
     /// Network, IP address or host name.
     pub hosts: Text<AllowedHost>,
     /// Headers added to every request to workers there that are not in `static`, such as their
@@ -141,7 +141,7 @@ pub struct AllowHeadersSection {
 impl AllowSection {
     /// Returns the hosts.
     #[must_use]
-    pub const fn hosts(&self) -> &Text<AllowedHost> {
+    pub(crate) const fn hosts(&self) -> &Text<AllowedHost> {
         match self {
             Self::Hosts(hosts) | Self::WithHeaders(AllowHeadersSection { hosts, .. }) => hosts,
         }
@@ -151,7 +151,7 @@ impl AllowSection {
 /// One worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct WorkerSection {
+pub(crate) struct WorkerSection {
     /// Name in metrics and logs; unique.
     pub id: Text<Id>,
     /// URL of the worker: `http` or `https`, host, port, and an optional path prefix. A trailing
@@ -197,7 +197,7 @@ pub struct WorkerSection {
 /// Limits of a paid API. At least one of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct ProviderSection {
+pub(crate) struct ProviderSection {
     /// Maximum rate of requests; as many as one period allows may come at once.
     #[schemars(extend("x-default" = "no limit"))]
     pub requests: Option<Text<Rate>>,
@@ -219,7 +219,7 @@ pub(super) fn secret_headers(generator: &mut SchemaGenerator) -> Schema {
 /// Source of the session ID. Exactly one of these keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum StickySection {
+pub(crate) enum StickySection {
     /// Name of a request header.
     Header(Text<HeaderName>),
     /// Name of a cookie.
@@ -231,7 +231,7 @@ pub enum StickySection {
 /// Timeouts of a request's steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct TimeoutsSection {
+pub(crate) struct TimeoutsSection {
     /// Maximum time to connect to a worker.
     pub connect: Text<Duration>,
     /// Maximum time from the request to the first token of a stream.
@@ -269,7 +269,7 @@ impl Default for TimeoutsSection {
 /// failure, or if the other workers do well meanwhile.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Ejection {
+pub(crate) struct Ejection {
     /// How to treat a worker that fails.
     pub mode: EjectionMode,
     /// Number of consecutive failures that eject a worker.

@@ -58,7 +58,7 @@ impl Syntax for Duration {
 
 /// A sustained rate: `10/s`, `600/m`, `1000/h`, `10000/d`. At least 1, at most one per nanosecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
+pub(crate) struct Rate {
     /// Units per period.
     pub limit: u64,
     /// The period: a second, a minute, an hour or a day.
@@ -85,7 +85,7 @@ impl Syntax for Rate {
 
 /// A size in bytes: `32KiB`, `8MiB`, `1GiB`, `500B`, or a plain number. At most 1 TiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Size(u64);
+pub(crate) struct Size(u64);
 
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 const TEBIBYTE: u64 = 1 << 40;
@@ -93,25 +93,25 @@ const TEBIBYTE: u64 = 1 << 40;
 impl Size {
     /// Creates a size of `number` bytes, at most 1 TiB.
     #[must_use]
-    pub const fn bytes(number: u64) -> Self {
+    pub(crate) const fn bytes(number: u64) -> Self {
         Self(if number > TEBIBYTE { TEBIBYTE } else { number })
     }
 
     /// Creates a size of `number` KiB, at most 1 TiB.
     #[must_use]
-    pub const fn kib(number: u64) -> Self {
+    pub(crate) const fn kib(number: u64) -> Self {
         Self::bytes(number.saturating_mul(1 << 10))
     }
 
     /// Creates a size of `number` MiB, at most 1 TiB.
     #[must_use]
-    pub const fn mib(number: u64) -> Self {
+    pub(crate) const fn mib(number: u64) -> Self {
         Self::kib(number.saturating_mul(1 << 10))
     }
 
     /// Returns the size in bytes.
     #[must_use]
-    pub const fn get(self) -> u64 {
+    pub(crate) const fn get(self) -> u64 {
         self.0
     }
 }

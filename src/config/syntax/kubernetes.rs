@@ -8,13 +8,14 @@ use super::names::{checked, made_of, plain};
 
 checked! {
     /// Name of an object in Kubernetes.
-    ObjectName, "Kubernetes name", "a name in Kubernetes: lower-case letters, digits, `-` or `.`",
+    pub(crate) ObjectName, "Kubernetes name", "a name in Kubernetes: lower-case letters, digits, `-` or `.`",
     "^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$", is_object_name
 }
 
 checked! {
     /// Name of a port of a service in Kubernetes.
-    PortName, "port name", "a number from 1 to 65535, or the name of a port: lower-case letters, digits or `-`",
+    pub(crate) PortName, "port name",
+    "a number from 1 to 65535, or the name of a port: lower-case letters, digits or `-`",
     "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
     |text| {
         let number = text.bytes().all(|byte| byte.is_ascii_digit());
@@ -24,7 +25,7 @@ checked! {
 
 checked! {
     /// A label selector of Kubernetes.
-    LabelSelector, "label selector",
+    pub(crate) LabelSelector, "label selector",
     "a label selector such as `app=vllm`, `app=vllm,tier!=test` or `app in (vllm, sglang)`", "^.{1,256}$",
     |text| plain(text) && is_selector(text)
 }

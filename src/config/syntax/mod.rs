@@ -1,6 +1,6 @@
 //! Values written as text with a syntax of their own: durations, rates, addresses.
 //!
-//! Each implements [`Syntax`]; [`Text`] carries it through serde and the JSON Schema. `check` runs
+//! Each implements [`Syntax`]; `Text` carries it through serde and the JSON Schema. `check` runs
 //! before anything is deserialised, so that an invalid text is one error and not the end of
 //! reading.
 
@@ -12,11 +12,14 @@ mod net;
 mod secret;
 
 pub(crate) use amounts::quarter;
-pub use amounts::{Rate, Size};
-pub use kubernetes::{LabelSelector, ObjectName, PortName};
-pub use names::{Field, FilePath, Glob, Id, PathGlob, RuleName, UrlPath, Word};
-pub use net::{AllowedHost, Host, Jwks, Network, Origin, RedisUrl, WorkerUrl, redacted_url};
-pub use secret::{Digest, REDACTED, Secret};
+pub(crate) use amounts::{Rate, Size};
+pub(crate) use kubernetes::{LabelSelector, ObjectName, PortName};
+pub(crate) use names::{Field, FilePath, PathGlob, RuleName, UrlPath, Word};
+pub use names::{Glob, Id};
+pub(crate) use net::{AllowedHost, Host, Jwks, Network, Origin, redacted_url};
+pub use net::{RedisUrl, WorkerUrl};
+pub use secret::Secret;
+pub(crate) use secret::{Digest, REDACTED};
 
 use std::borrow::Cow;
 use std::fmt;
@@ -55,7 +58,7 @@ pub trait Syntax: Sized {
 
 /// A value with a textual syntax, in the settings file.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Text<T>(pub T);
+pub(crate) struct Text<T>(pub T);
 
 impl<T: Syntax> fmt::Display for Text<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

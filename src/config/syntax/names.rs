@@ -16,10 +16,11 @@ pub(super) fn plain(text: &str) -> bool {
 
 /// Declares a syntax whose value is a validated text.
 macro_rules! checked {
-    ($(#[$doc:meta])* $type:ident, $name:literal, $expected:literal, $pattern:literal, $accepts:expr) => {
+    ($(#[$doc:meta])* $vis:vis $type:ident,
+        $name:literal, $expected:literal, $pattern:literal, $accepts:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $type(pub Arc<str>);
+        $vis struct $type(pub Arc<str>);
 
         impl Syntax for $type {
             const NAME: &'static str = $name;
@@ -47,22 +48,24 @@ pub(super) fn made_of(text: &str, also: &[u8]) -> bool {
 
 checked! {
     /// Name of a worker, pool, colour or caller; it appears in metric labels and log lines.
-    Id, "name", "1 to 64 letters, digits, `.`, `_` or `-`", "^[A-Za-z0-9._-]{1,64}$", |text| made_of(text, b"._-")
+    pub Id, "name",
+    "1 to 64 letters, digits, `.`, `_` or `-`", "^[A-Za-z0-9._-]{1,64}$", |text| made_of(text, b"._-")
 }
 
 checked! {
     /// Name of a rule; it appears in a header that allows no dots.
-    RuleName, "rule name", "1 to 64 letters, digits, `_` or `-`", "^[A-Za-z0-9_-]{1,64}$", |text| made_of(text, b"_-")
+    pub(crate) RuleName, "rule name",
+    "1 to 64 letters, digits, `_` or `-`", "^[A-Za-z0-9_-]{1,64}$", |text| made_of(text, b"_-")
 }
 
 checked! {
     /// A pattern, in which `*` matches any run of characters.
-    Glob, "pattern", "1 to 256 characters, where `*` matches any characters", "^.{1,256}$", plain
+    pub Glob, "pattern", "1 to 256 characters, where `*` matches any characters", "^.{1,256}$", plain
 }
 
 checked! {
     /// A pattern for a path. It must be normalised, as are the paths that it is matched against.
-    PathGlob, "path pattern",
+    pub(crate) PathGlob, "path pattern",
     "a path that begins with `/`, where `*` matches any characters, without `//`, `.`, `..`, `?`, `#` or `%`",
     "^/[^?#%]{0,255}$",
     |text| {
@@ -79,7 +82,7 @@ checked! {
 
 checked! {
     /// A path of a URL, without a query.
-    UrlPath, "URL path", "a path that begins with `/`, such as `/metrics`", "^/[^?# ]{0,255}$",
+    pub(crate) UrlPath, "URL path", "a path that begins with `/`, such as `/metrics`", "^/[^?# ]{0,255}$",
     |text| {
         let sound = text.starts_with('/') && plain(text) && !text.contains(['?', '#', '\\']);
         // The parser takes what is not ASCII too.
@@ -89,12 +92,12 @@ checked! {
 
 checked! {
     /// A text in a token: the name of a claim, or a value of one.
-    Word, "word", "1 to 256 characters", "^.{1,256}$", plain
+    pub(crate) Word, "word", "1 to 256 characters", "^.{1,256}$", plain
 }
 
 checked! {
     /// The name of a cookie.
-    Field, "cookie name", "the name of a cookie", "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$",
+    pub(crate) Field, "cookie name", "the name of a cookie", "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$",
     |text| text.len() <= LONGEST && http::HeaderName::from_bytes(text.as_bytes()).is_ok()
 }
 
@@ -114,7 +117,7 @@ impl Syntax for Pointer {
 
 /// Path of a file; relative paths start at the directory of the settings file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FilePath(pub PathBuf);
+pub(crate) struct FilePath(pub PathBuf);
 
 impl Syntax for FilePath {
     const NAME: &'static str = "file";

@@ -13,7 +13,7 @@ use crate::fleet::address::{AllowedHosts, URL_EXPECTED, port_is_sound, worker_ur
 
 /// A network, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Network(pub IpNet);
+pub(crate) struct Network(pub IpNet);
 
 impl Syntax for Network {
     const NAME: &'static str = "network";
@@ -32,7 +32,7 @@ impl Syntax for Network {
 
 /// A host without a port, as compared with the `Host` header: lower case, IPv6 without brackets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Host(pub String);
+pub(crate) struct Host(pub String);
 
 impl Syntax for Host {
     const NAME: &'static str = "host";
@@ -55,7 +55,7 @@ impl Syntax for Host {
 
 /// A web origin as browsers send it, or `*` for all.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Origin(pub String);
+pub(crate) struct Origin(pub String);
 
 impl Syntax for Origin {
     const NAME: &'static str = "origin";
@@ -107,7 +107,7 @@ impl Syntax for WorkerUrl {
 
 /// A host, network or host name pattern that a heartbeat may name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AllowedHost(pub AllowedHosts);
+pub(crate) struct AllowedHost(pub AllowedHosts);
 
 impl Syntax for AllowedHost {
     const NAME: &'static str = "allowed host";
@@ -129,7 +129,7 @@ impl Syntax for AllowedHost {
 
 /// Source of the keys that tokens are signed with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Jwks {
+pub(crate) enum Jwks {
     /// An `https` URL; its server is authenticated.
     Url(Arc<str>),
     /// A file.
@@ -187,7 +187,7 @@ impl Syntax for RedisUrl {
 
 /// Removes the user info and the query of every URL in a text, and leaves the rest unchanged.
 #[must_use]
-pub fn redacted_url(text: &str) -> Cow<'_, str> {
+pub(crate) fn redacted_url(text: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = text.split_once("://") else { return text.into() };
     // A mistyped password may contain an unescaped `/` or `@`: all before the last `@` is removed.
     let (before_query, query) =

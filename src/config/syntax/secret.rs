@@ -10,16 +10,16 @@ use super::Syntax;
 use crate::hex;
 
 /// Text shown in place of a secret.
-pub const REDACTED: &str = "<redacted>";
+pub(crate) const REDACTED: &str = "<redacted>";
 
-/// A secret in plain text. `Debug` and `Display` print [`REDACTED`].
+/// A secret in plain text. `Debug` and `Display` print `<redacted>`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Secret(Arc<str>);
 
 impl Secret {
     /// Returns the secret in plain text.
     #[must_use]
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 
@@ -59,7 +59,7 @@ impl Syntax for Secret {
 
 /// SHA-256 of a caller's key. It is never shown, because a weak key can be guessed from it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest(pub [u8; 32]);
+pub(crate) struct Digest(pub [u8; 32]);
 
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -25,7 +25,7 @@ mod watch;
 #[cfg(test)]
 mod watch_tests;
 
-pub use target::{KubernetesEndpoints, KubernetesPort, KubernetesTarget, LabelChoices};
+pub(crate) use target::{KubernetesEndpoints, KubernetesPort, KubernetesTarget, LabelChoices};
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -8,7 +8,7 @@ use crate::fleet::discovery::TargetSettings;
 
 /// An entry of the settings.
 #[derive(Clone, Debug, PartialEq)]
-pub struct KubernetesTarget {
+pub(crate) struct KubernetesTarget {
     /// What holds for all of its workers.
     pub settings: TargetSettings,
     /// The namespace; `None` for the gateway's own.
@@ -35,7 +35,7 @@ pub struct KubernetesTarget {
 
 /// Whose endpoints the workers are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum KubernetesEndpoints {
+pub(crate) enum KubernetesEndpoints {
     /// Those of a service, from its EndpointSlices.
     Service(Arc<str>),
     /// The pods that a label selector matches.
@@ -46,7 +46,7 @@ pub enum KubernetesEndpoints {
 
 /// A port of workers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum KubernetesPort {
+pub(crate) enum KubernetesPort {
     /// Its number.
     Number(u16),
     /// Its name in the service.
@@ -64,7 +64,7 @@ impl fmt::Display for KubernetesPort {
 
 /// What the labels and annotations of a pod may choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LabelChoices {
+pub(crate) struct LabelChoices {
     /// Pools.
     pub pools: Vec<Arc<str>>,
     /// Patterns for models.

@@ -386,7 +386,7 @@ impl JobsSettings {
         if !self.jobs.has_answer(job).await.map_err(|loss| unreachable(&loss))? {
             return Err(gone());
         }
-        let mut reader = self.jobs.read(job, PiecePlace::default()).from_stream();
+        let mut reader = self.jobs.read(job, PiecePlace::default()).stream_first();
         let mut head = None;
         let begin = async {
             loop {

@@ -19,7 +19,7 @@ use crate::request::{Ending, RequestRecord};
 pin_project! {
     /// The inner service's body, a text by the gateway, or a job's answer.
     #[derive(Debug)]
-    pub struct JobBody<B> {
+    pub(crate) struct JobBody<B> {
         #[pin]
         inner: Option<B>,
         text: Option<Bytes>,

@@ -109,7 +109,7 @@ impl JobsSettings {
         // Reads the entry of the last event again, for the bytes after that event.
         let at = from.map(|mark| PiecePlace { n: mark.place.n - 1, ..mark.place }).unwrap_or_default();
         let body = if at.epoch == 0 || at.epoch == found.epoch {
-            let reader = self.jobs.read(job, at).from_stream();
+            let reader = self.jobs.read(job, at).stream_first();
             // If this fails, the reader polls the stream each second.
             self.jobs.attach(job).await.ok();
             JobBody::answer(ReplayedAnswer::events(reader, from, &self.jobs).with_record(record.cloned()))
@@ -128,7 +128,7 @@ impl JobsSettings {
 
     /// Adds the job's answer, or its error, to `credentials`.
     async fn add_answer(&self, job: Job, stream: bool, shown: &mut serde_json::Map<String, Value>) {
-        let mut reader = self.jobs.read(job, PiecePlace::default()).from_stream();
+        let mut reader = self.jobs.read(job, PiecePlace::default()).stream_first();
         let mut body = Vec::new();
         loop {
             let entry = poll_fn(|cx| reader.poll_entry(cx)).await;

@@ -22,7 +22,7 @@ mod marks;
 mod once;
 mod turn;
 
-pub use body::JobBody;
+pub(crate) use body::JobBody;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -52,7 +52,7 @@ const NOT_BEFORE: HeaderName = HeaderName::from_static("x-traffic-dam-not-before
 
 /// Which requests become jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JobHandling {
+pub(crate) enum JobHandling {
     /// All, as workers take from a queue.
     All,
     /// Those that would be refused for lack of room, and may be answered later.
@@ -63,7 +63,7 @@ pub enum JobHandling {
 
 /// State of the layer.
 #[derive(Debug)]
-pub struct JobsSettings {
+pub(crate) struct JobsSettings {
     /// The jobs in Redis.
     pub jobs: JobQueue,
     /// The fleet, which finds the pool of a model.
@@ -82,12 +82,12 @@ pub struct JobsSettings {
 
 /// Layer for [`Jobs`].
 #[derive(Clone, Debug)]
-pub struct JobsLayer(Option<Arc<JobsSettings>>);
+pub(crate) struct JobsLayer(Option<Arc<JobsSettings>>);
 
 impl JobsLayer {
     /// Creates a layer with the state `counter`. With `None`, all requests pass unchanged.
     #[must_use]
-    pub const fn new(counter: Option<Arc<JobsSettings>>) -> Self {
+    pub(crate) const fn new(counter: Option<Arc<JobsSettings>>) -> Self {
         Self(counter)
     }
 }
@@ -102,7 +102,7 @@ impl<S> Layer<S> for JobsLayer {
 
 /// Service that answers requests about jobs and forwards all others.
 #[derive(Clone, Debug)]
-pub struct Jobs<S> {
+pub(crate) struct Jobs<S> {
     counter: Option<Arc<JobsSettings>>,
     inner: S,
 }

@@ -62,7 +62,7 @@ impl JwtKey {
 
 /// The keys of one JWKS document.
 #[derive(Debug)]
-pub struct KeySet {
+pub(crate) struct KeySet {
     number: u64,
     keys: Vec<JwtKey>,
 }
@@ -76,7 +76,7 @@ impl KeySet {
     ///
     /// # Errors
     /// If it is no JWKS document, or has no usable key.
-    pub fn read(json: &[u8]) -> Result<Self, String> {
+    pub(crate) fn read(json: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Document {
             keys: Vec<Value>,
@@ -110,7 +110,7 @@ impl KeySet {
 
 /// The current keys, shared with the task that refreshes them.
 #[derive(Debug)]
-pub struct JwtKeys {
+pub(crate) struct JwtKeys {
     set: ArcSwap<KeySet>,
     wanted: Notify,
 }
@@ -125,17 +125,17 @@ impl Default for JwtKeys {
 impl JwtKeys {
     /// Returns `true` if there are keys.
     #[must_use]
-    pub fn is_loaded(&self) -> bool {
+    pub(crate) fn is_loaded(&self) -> bool {
         !self.set.load().keys.is_empty()
     }
 
     /// Replaces the keys.
-    pub fn replace(&self, set: KeySet) {
+    pub(crate) fn replace(&self, set: KeySet) {
         self.set.store(Arc::new(set));
     }
 
     /// Waits until a token names an unknown key.
-    pub async fn refresh_requested(&self) {
+    pub(crate) async fn refresh_requested(&self) {
         self.wanted.notified().await;
     }
 

@@ -13,7 +13,7 @@
 mod keys;
 mod provider;
 
-pub use keys::{JwtKeys, KeySet};
+pub(crate) use keys::{JwtKeys, KeySet};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ const MOST_MODELS: usize = 64;
 
 /// Names of the claims that are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claims {
+pub(crate) struct Claims {
     /// The claim with the caller's id.
     pub caller: Arc<str>,
     /// The claim with the caller's class.
@@ -49,7 +49,7 @@ pub struct Claims {
 
 /// Settings of token validation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenSettings {
+pub(crate) struct TokenSettings {
     /// Accepted signature algorithms.
     pub algorithms: Vec<Algorithm>,
     /// Accepted audiences (`aud`); a token must have one of them.
@@ -64,7 +64,7 @@ pub struct TokenSettings {
 
 /// Why a token is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TokenError {
+pub(crate) enum TokenError {
     /// The token cannot be parsed.
     #[error("it cannot be parsed")]
     Malformed,
@@ -96,7 +96,7 @@ pub enum TokenError {
 
 /// The caller that a token names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bearer {
+pub(crate) struct Bearer {
     /// The caller's id, without its namespace.
     pub id: Arc<str>,
     /// The caller's rights, as far as the token has claims for them.
@@ -121,7 +121,7 @@ struct Checked {
 
 /// Checks tokens, and caches the results.
 #[derive(Debug)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     settings: TokenSettings,
     keys: Arc<JwtKeys>,
     checked: Table<Option<Checked>>,
@@ -130,7 +130,7 @@ pub struct Tokens {
 impl Tokens {
     /// Creates a checker of tokens signed by one of `keys`.
     #[must_use]
-    pub fn new(settings: TokenSettings, keys: Arc<JwtKeys>) -> Self {
+    pub(crate) fn new(settings: TokenSettings, keys: Arc<JwtKeys>) -> Self {
         provider::install();
         Self { settings, keys, checked: Table::new(REMEMBERED) }
     }
@@ -139,7 +139,7 @@ impl Tokens {
     ///
     /// # Errors
     /// Why the token is not accepted.
-    pub fn check(&self, token: &[u8], digest: &[u8; 32], now: u64) -> Result<Arc<Bearer>, TokenError> {
+    pub(crate) fn check(&self, token: &[u8], digest: &[u8; 32], now: u64) -> Result<Arc<Bearer>, TokenError> {
         let keys = self.keys.load();
         let [a, b, c, d, e, f, g, h, ..] = *digest;
         let place = u64::from_le_bytes([a, b, c, d, e, f, g, h]);

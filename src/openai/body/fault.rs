@@ -91,7 +91,7 @@ pub enum BodyFieldError {
 impl BodyFieldError {
     /// Returns the member that is wrong, if it is one.
     #[must_use]
-    pub const fn param(&self) -> Option<&Cow<'static, str>> {
+    pub(crate) const fn param(&self) -> Option<&Cow<'static, str>> {
         match self {
             Self::NotUtf8 { .. }
             | Self::OtherUnicode

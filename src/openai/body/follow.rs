@@ -24,7 +24,7 @@ type Word = SmallVec<[u8; 24]>;
 
 /// Reads along with a body.
 #[derive(Debug)]
-pub struct BodyFollower {
+pub(crate) struct BodyFollower {
     row: &'static KindRow,
     urls: MediaUrls,
     open: Vec<OpenValue>,
@@ -146,7 +146,7 @@ impl BodyFollower {
     /// # Errors
     /// If a member comes twice, or too late; if the rules for media are broken; if the body is no
     /// JSON, as far as that shows. It must not be fed after that.
-    pub fn feed(&mut self, chunk: &[u8]) -> Result<(), BodyFieldError> {
+    pub(crate) fn feed(&mut self, chunk: &[u8]) -> Result<(), BodyFieldError> {
         let mut rest = chunk;
         while let Some((&byte, after)) = rest.split_first() {
             rest = if self.string.is_some() {

@@ -16,12 +16,11 @@ mod start;
 mod text;
 
 pub use fault::BodyFieldError;
-pub use follow::BodyFollower;
 pub use media::MediaUrls;
 pub use shape::{Pointer, PointerError, Shape};
 pub use splice::{ModelText, SplicedBody, spliced};
-pub use start::{BodyStart, StartNeeds, parse_start};
-pub use text::PromptPart;
+pub(crate) use start::{BodyStart, StartNeeds, parse_start};
+pub(crate) use text::PromptPart;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,19 +30,19 @@ use splice::Splice;
 use crate::request::Kind;
 
 /// Greatest `n` or `best_of` (sequences per prompt): the bound of the OpenAI API.
-pub const MAX_N: u64 = 128;
+const MAX_N: u64 = 128;
 /// Prompts per request. Workers allow some thousands (OpenAI: 2048 embeddings).
-pub const MAX_PROMPTS: u64 = 65_536;
+const MAX_PROMPTS: u64 = 65_536;
 /// Greatest accepted bound on output tokens; no model has such a context.
-pub const MAX_OUTPUT_TOKENS: u64 = u32::MAX as u64;
+const MAX_OUTPUT_TOKENS: u64 = u32::MAX as u64;
 /// Longest model name, in bytes: it becomes part of keys.
-pub const MAX_MODEL_BYTES: u64 = 256;
+pub(super) const MAX_MODEL_BYTES: u64 = 256;
 /// Media in a request.
-pub const MAX_MEDIA_PARTS: u64 = 16;
+const MAX_MEDIA_PARTS: u64 = 16;
 /// Longest session name, in bytes.
-pub const MAX_SESSION_BYTES: u64 = 1024;
+const MAX_SESSION_BYTES: u64 = 1024;
 /// Longest id of an earlier response, in bytes.
-pub const MAX_RESPONSE_ID_BYTES: u64 = 256;
+pub(super) const MAX_RESPONSE_ID_BYTES: u64 = 256;
 
 /// Facts in a body that decide its cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,14 +71,14 @@ pub struct Facts {
     /// `true` if a stream is requested.
     pub stream: bool,
     /// `true` if the client itself requested the usage of a stream.
-    pub include_usage: bool,
+    pub(crate) include_usage: bool,
     /// `true` if the worker keeps the response, so the request must not run twice. Default for
     /// responses, as in the OpenAI API.
     pub store: bool,
     /// Session name as written in the body.
     pub session: Option<Box<str>>,
     /// The request's own `cache_salt`, as JSON: prompts with different ones share no cache.
-    pub cache_salt: Option<Box<str>>,
+    pub(crate) cache_salt: Option<Box<str>>,
     /// The earlier response that this one continues (`previous_response_id` of Responses).
     pub previous: Option<Box<str>>,
     /// Where the model's name is, as a JSON string.
@@ -93,7 +92,7 @@ impl Facts {
     /// Only for chat and completion streams on their own endpoints: a Responses stream always has
     /// usage, and a configured route's body may not know `stream_options`.
     #[must_use]
-    pub const fn lacks_usage(&self) -> bool {
+    pub(crate) const fn lacks_usage(&self) -> bool {
         self.splice.is_some()
     }
 }
@@ -114,7 +113,11 @@ pub fn parse(shape: &Shape, body: &[u8]) -> Result<Facts, BodyFieldError> {
 ///
 /// # Errors
 /// As [`parse`]: never for a body that it has read.
-pub fn prompt_text(shape: &Shape, body: &[u8], hear: &mut dyn FnMut(&str)) -> Result<(), BodyFieldError> {
+pub(crate) fn prompt_text(
+    shape: &Shape,
+    body: &[u8],
+    hear: &mut dyn FnMut(&str),
+) -> Result<(), BodyFieldError> {
     prompt_parts(shape, body, &mut |_, text| hear(text))
 }
 
@@ -122,7 +125,7 @@ pub fn prompt_text(shape: &Shape, body: &[u8], hear: &mut dyn FnMut(&str)) -> Re
 ///
 /// # Errors
 /// As [`parse`]: never for a body that it has read.
-pub fn prompt_parts(
+pub(crate) fn prompt_parts(
     shape: &Shape,
     body: &[u8],
     hear: &mut dyn FnMut(PromptPart, &str),

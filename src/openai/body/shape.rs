@@ -46,14 +46,14 @@ impl Shape {
 
     /// Sets which URLs of media may be passed on.
     #[must_use]
-    pub fn with_media_urls(mut self, urls: MediaUrls) -> Self {
+    pub(crate) fn with_media_urls(mut self, urls: MediaUrls) -> Self {
         self.urls = urls;
         self
     }
 
     /// Returns the kind of call.
     #[must_use]
-    pub const fn kind(&self) -> Kind {
+    pub(crate) const fn kind(&self) -> Kind {
         self.kind
     }
 
@@ -79,14 +79,14 @@ pub enum PointerError {
     /// Tilde that is followed by neither 0 nor 1.
     #[error("in a JSON pointer \"~\" is written \"~0\" and \"/\" is written \"~1\"")]
     Tilde,
-    /// More than [`Pointer::MAX_PARTS`] parts.
+    /// More than `Pointer::MAX_PARTS` parts.
     #[error("a JSON pointer has at most {} parts", Pointer::MAX_PARTS)]
     TooLong,
 }
 
 impl Pointer {
     /// Parts per pointer: each costs another scan of the selected value.
-    pub const MAX_PARTS: usize = 16;
+    pub(crate) const MAX_PARTS: usize = 16;
 
     /// Reads a pointer such as `/metadata/session_id` or `/messages/0`.
     ///
@@ -104,7 +104,7 @@ impl Pointer {
 
     /// Returns the pointer as written.
     #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
 

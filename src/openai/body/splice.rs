@@ -81,16 +81,16 @@ pub enum ModelText<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SplicedBody {
     /// The pieces.
-    pub pieces: SmallVec<[Bytes; 3]>,
+    pub(crate) pieces: SmallVec<[Bytes; 3]>,
     /// Index of the piece that is the model's name, as a JSON string, if there is one.
-    pub model: Option<usize>,
+    pub(crate) model: Option<usize>,
 }
 
 /// Returns the body with the model named as `model` says and, if `include_usage`, with
 /// `stream_options.include_usage` set.
 ///
 /// The body must be the one that the facts were read from. Without a model in it, or if
-/// [`Facts::lacks_usage`] is false, the respective part is unchanged.
+/// `Facts::lacks_usage` is false, the respective part is unchanged.
 #[must_use]
 pub fn spliced(body: &Bytes, facts: &Facts, include_usage: bool, model: ModelText<'_>) -> SplicedBody {
     let usage = facts.splice.as_ref().filter(|_| include_usage);

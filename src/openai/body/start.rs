@@ -8,7 +8,7 @@ use crate::openai::kinds::Output;
 
 /// Facts of a body that must be known before the rest of it may be streamed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StartNeeds {
+pub(crate) struct StartNeeds {
     /// Its tokens, because a rule reserves them: text is read whole, and usage must be asked for.
     pub tokens: bool,
     /// Its own bound on output tokens, because a rule reserves that.
@@ -17,7 +17,7 @@ pub struct StartNeeds {
 
 /// The beginning of a body.
 #[derive(Debug)]
-pub struct BodyStart {
+pub(crate) struct BodyStart {
     /// The facts that decide the cost. The rest of the body counts by its length: as media if the body
     /// was cut inside media, otherwise as text.
     pub facts: Facts,
@@ -30,7 +30,7 @@ pub struct BodyStart {
 ///
 /// # Errors
 /// As [`parse`](super::parse), for the part that is here.
-pub fn parse_start(
+pub(crate) fn parse_start(
     shape: &Shape,
     body: &[u8],
     length: u64,

@@ -12,7 +12,7 @@ pub(super) const SHOWN: [&[u8]; 3] = [b"arguments", b"input", b"parameters"];
 
 /// Part of a prompt. Chat templates put the parts in this order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PromptPart {
+pub(crate) enum PromptPart {
     /// Definitions of tools.
     Tools,
     /// Instructions that come before all messages.
@@ -24,7 +24,7 @@ pub enum PromptPart {
 
 impl PromptPart {
     /// Number of parts.
-    pub const COUNT: usize = 3;
+    pub(crate) const COUNT: usize = 3;
 }
 
 /// Callback for the text of prompts, piece by piece.

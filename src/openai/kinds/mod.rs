@@ -2,7 +2,7 @@
 //!
 //! A row says on which paths a kind is called, which members of its body are prompt, how its answer
 //! begins, in which API's words it is refused, and whether it takes a permit. All layers read it
-//! here. A new kind is a file with its `ROW`, its line in [`TABLE`], and its name in
+//! here. A new kind is a file with its `ROW`, its line in `TABLE`, and its name in
 //! [`Kind`].
 //!
 //! Usage needs no column: the observers in [`tap`](super::tap) read all formats in use. Each file
@@ -35,10 +35,10 @@ use super::error::StreamFormat;
 use crate::request::Kind;
 
 /// Number of kinds.
-pub const COUNT: usize = 12;
+pub(crate) const COUNT: usize = 12;
 
 /// All kinds, in the order of [`Kind`].
-pub static TABLE: [KindRow; COUNT] = [
+pub(crate) static TABLE: [KindRow; COUNT] = [
     chat::ROW,
     completion::ROW,
     response::ROW,
@@ -55,13 +55,13 @@ pub static TABLE: [KindRow; COUNT] = [
 
 /// Returns what a kind is.
 #[must_use]
-pub fn row(kind: Kind) -> &'static KindRow {
+pub(crate) fn row(kind: Kind) -> &'static KindRow {
     &TABLE[kind as usize]
 }
 
 /// The properties of a kind.
 #[derive(Debug)]
-pub struct KindRow {
+pub(crate) struct KindRow {
     /// The kind.
     pub kind: Kind,
     /// Its name in the setting `kinds`; `None` if it is always served.
@@ -110,7 +110,7 @@ impl KindRow {
 
     /// Returns `true` if a call names its model, in a body that the gateway reads.
     #[must_use]
-    pub fn names_model(&self) -> bool {
+    pub(crate) fn names_model(&self) -> bool {
         self.body != BodyUse::Passed
     }
 
@@ -127,7 +127,7 @@ impl KindRow {
 
 /// What the gateway does with a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyUse {
+pub(crate) enum BodyUse {
     /// Passes it on as it arrives.
     Passed,
     /// Reads it whole, as JSON.
@@ -152,7 +152,7 @@ pub(in crate::openai) enum CountedAs {
 
 /// The sequences that a call decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
+pub(crate) enum Output {
     /// `n` or `best_of` sequences for each prompt; streams report usage only if asked.
     Choices,
     /// One sequence; streams report usage by themselves.
@@ -163,7 +163,7 @@ pub enum Output {
 
 /// Bounds of calls that take no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BesideBounds {
+pub(crate) struct BesideBounds {
     /// Calls at once per worker.
     pub per_worker: u32,
     /// Maximum size of a body in bytes, unless the settings say otherwise.

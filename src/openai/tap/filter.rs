@@ -15,7 +15,7 @@ use crate::openai::scan::{JsonError, Scanner};
 /// bytes.
 ///
 /// An event is held from its first field to its end. This costs nothing: the reader cannot use it
-/// earlier. Events beyond [`LINE_BOUND`], or with several data lines, pass unchanged.
+/// earlier. Events beyond `LINE_BOUND`, or with several data lines, pass unchanged.
 #[derive(Debug)]
 pub struct UsageFilter {
     lines: LineFinder,
@@ -97,7 +97,7 @@ impl UsageFilter {
     }
 
     /// Ends the stream: returns what is held. An event without its blank line counts as whole.
-    pub fn finish(&mut self) -> Bytes {
+    pub(crate) fn finish(&mut self) -> Bytes {
         let held = std::mem::take(&mut self.held);
         let verdict = self.judge(&held);
         *self = Self::new();

@@ -74,13 +74,13 @@ impl JsonTap {
 
     /// Returns who caused the error that the response reports, if it is one.
     #[must_use]
-    pub const fn error(&self) -> Option<Blame> {
+    pub(crate) const fn error(&self) -> Option<Blame> {
         self.error
     }
 
     /// Returns `true` if a document with `"done": true` has ended: the answer is complete.
     #[must_use]
-    pub const fn done(&self) -> bool {
+    pub(crate) const fn done(&self) -> bool {
         self.done
     }
 

@@ -6,7 +6,7 @@ use crate::openai::scan::{JsonError, Scanner};
 /// Splits an event stream in two: keep-alive (comments, and events named `ping`) and all else, each
 /// in order. Returns whole lines and whole events only.
 #[derive(Debug, Default)]
-pub struct Pings {
+pub(crate) struct Pings {
     lines: LineFinder,
     /// Current line as far as it has come.
     line: Vec<u8>,
@@ -27,7 +27,7 @@ enum LineSide {
 
 /// The two parts of a piece of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Split {
+pub(crate) struct Split {
     /// Comments and pings.
     pub keep_alive: Vec<u8>,
     /// Everything else.
@@ -36,7 +36,7 @@ pub struct Split {
 
 impl Pings {
     /// Splits the next bytes, cut anywhere. Keeps a line or event that is not complete.
-    pub fn split(&mut self, chunk: &[u8]) -> Split {
+    pub(crate) fn split(&mut self, chunk: &[u8]) -> Split {
         let mut parted = Split::default();
         let mut rest = chunk;
         while !rest.is_empty() {
@@ -65,13 +65,13 @@ impl Pings {
 
     /// Returns the bytes kept, when the stream need no longer be split.
     #[must_use]
-    pub fn finish(self) -> Vec<u8> {
+    pub(crate) fn finish(self) -> Vec<u8> {
         [self.event, self.line].concat()
     }
 
     /// Returns the number of bytes kept.
     #[must_use]
-    pub const fn kept(&self) -> usize {
+    pub(crate) const fn kept(&self) -> usize {
         self.event.len() + self.line.len()
     }
 

@@ -101,7 +101,7 @@ impl SseTap {
 
     /// Returns the error format that fits the events so far.
     #[must_use]
-    pub const fn stream_format(&self) -> StreamFormat {
+    pub(crate) const fn stream_format(&self) -> StreamFormat {
         self.stream_format
     }
 

@@ -6,11 +6,11 @@ use crate::openai::scan::{JsonError, Scanner};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Prompt (input) tokens, including cached ones.
-    pub prompt: u64,
+    pub(crate) prompt: u64,
     /// Completion (output) tokens; 0 if there are none, as for embeddings.
-    pub output: u64,
+    pub(crate) output: u64,
     /// Prompt tokens that the worker had cached; `None` if it does not say.
-    pub cached: Option<u64>,
+    pub(crate) cached: Option<u64>,
 }
 
 impl Usage {

@@ -12,7 +12,7 @@ use super::body::{Shape, prompt_text};
 
 /// Tokenizer of one or more models.
 #[derive(Debug)]
-pub struct Tokenizer {
+pub(crate) struct Tokenizer {
     tokenizer: tokenizers::Tokenizer,
     digest: [u8; 32],
 }
@@ -22,7 +22,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// A message that says what is wrong with the file.
-    pub fn read(file: &[u8]) -> Result<Self, String> {
+    pub(crate) fn read(file: &[u8]) -> Result<Self, String> {
         let read = || -> tokenizers::Result<tokenizers::Tokenizer> {
             let mut tokenizer = tokenizers::Tokenizer::from_bytes(file)?;
             // Training settings: truncation would cut a long count, padding raise a short one.
@@ -37,14 +37,14 @@ impl Tokenizer {
 
     /// Returns `true` if this was read from the same bytes.
     #[must_use]
-    pub fn is_of(&self, file: &[u8]) -> bool {
+    pub(crate) fn is_of(&self, file: &[u8]) -> bool {
         self.digest == digest(file)
     }
 
     /// Counts the prompt tokens of a body that [`parse`](super::body::parse) has read; `None` if
     /// that fails. Takes time proportional to the text.
     #[must_use]
-    pub fn count(&self, shape: &Shape, body: &[u8]) -> Option<u64> {
+    pub(crate) fn count(&self, shape: &Shape, body: &[u8]) -> Option<u64> {
         let mut count = Some(0);
         let mut add = |text: &str| {
             // The worker adds the template's own tokens; they are learned.

@@ -47,7 +47,7 @@ const ASK: Duration = Duration::from_millis(250);
 const WAITING: usize = 4096;
 
 /// Heartbeat feed of a gateway.
-pub struct HeartbeatFeed {
+pub(crate) struct HeartbeatFeed {
     settings: RedisSettings,
     channel: Arc<str>,
     control: Arc<str>,
@@ -64,7 +64,7 @@ impl fmt::Debug for HeartbeatFeed {
 
 /// Subscribers of the feed.
 #[derive(Clone, Debug)]
-pub struct FeedSubscribers {
+pub(crate) struct FeedSubscribers {
     /// Receives heartbeats.
     pub registry: Arc<Mutex<WorkerRegistry>>,
     /// Receives switches of colours.
@@ -80,7 +80,7 @@ pub struct FeedSubscribers {
 impl HeartbeatFeed {
     /// Creates a feed to `subscribers`.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         settings: RedisSettings,
         subscribers: FeedSubscribers,
         metrics: Arc<Metrics>,
@@ -92,7 +92,7 @@ impl HeartbeatFeed {
     }
 
     /// Follows the feed forever, and reconnects after each outage.
-    pub async fn run(self) {
+    pub(crate) async fn run(self) {
         let mut backoff = Backoff::default();
         let mut random = Rng::new();
         let mut log_limit = LogLimit::default();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// State of a job, named in Redis and for clients as here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum JobState {
+pub(crate) enum JobState {
     /// It waits for a worker.
     Queued,
     /// A worker has it.

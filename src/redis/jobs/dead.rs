@@ -28,7 +28,7 @@ const EXPECTED: u64 = 256;
 
 /// A dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeadLetter {
+pub(crate) struct DeadLetter {
     /// Its job.
     pub job: Job,
     /// Error of its last run.
@@ -42,7 +42,7 @@ pub struct DeadLetter {
 
 /// Details of a dead letter's job. Empty once its record has expired.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeadLetterDetails {
+pub(crate) struct DeadLetterDetails {
     /// The caller, as its [`caller_hash`](super::caller_hash) hash.
     pub caller: String,
     /// Priority class.
@@ -57,7 +57,7 @@ pub struct DeadLetterDetails {
 
 /// Why a run failed.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct RunError {
+pub(crate) struct RunError {
     /// `WORKER/COLOUR`.
     pub run: String,
     /// The worker's message, or that it was lost.
@@ -74,7 +74,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn dead(&self, pool: &str) -> Result<Vec<DeadLetter>, RedisLoss> {
+    pub(crate) async fn dead(&self, pool: &str) -> Result<Vec<DeadLetter>, RedisLoss> {
         let mut range = cmd("XREVRANGE");
         range.arg(self.0.keys.dead(pool)).arg("+").arg("-").arg("COUNT").arg(SHOWN);
         let kept: Vec<(String, Vec<(String, String)>)> =
@@ -86,7 +86,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if a command to Redis fails.
-    pub async fn detailed_dead(&self, pool: &str) -> Result<Vec<DeadLetter>, RedisLoss> {
+    pub(crate) async fn detailed_dead(&self, pool: &str) -> Result<Vec<DeadLetter>, RedisLoss> {
         let mut letters = self.dead(pool).await?;
         for letter in letters.iter_mut().take(DETAILED) {
             let mut look = cmd("HMGET");
@@ -106,7 +106,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`SubmitRefused`] if Redis fails or too many jobs are pending; the dead letter then stays.
-    pub async fn requeue(&self, pool: &str, job: Job) -> Result<bool, SubmitRefused> {
+    pub(crate) async fn requeue(&self, pool: &str, job: Job) -> Result<bool, SubmitRefused> {
         let Some(dead) = self.dead(pool).await?.into_iter().find(|dead| dead.job == job) else {
             return Ok(false);
         };

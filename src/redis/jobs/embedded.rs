@@ -22,7 +22,7 @@ impl JobQueue {
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails. The job may have been taken all the same; as
     /// nobody renews it, it becomes pending again.
-    pub async fn take_pending(
+    pub(crate) async fn take_pending(
         &self,
         pool: &str,
         job: Job,
@@ -38,7 +38,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn requeue_idle(&self, pool: &str, unheard: Duration) -> Result<usize, RedisLoss> {
+    pub(crate) async fn requeue_idle(&self, pool: &str, unheard: Duration) -> Result<usize, RedisLoss> {
         let inner = &*self.0;
         let mut call = inner.scripts.revive.key(&self.owned(pool));
         let unheard = millis(unheard);
@@ -51,7 +51,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn forget_consumers(
+    pub(crate) async fn forget_consumers(
         &self,
         pool: &str,
         colour: &str,
@@ -65,7 +65,7 @@ impl JobQueue {
     }
 
     /// Counts in the metrics how a job of `pool` ended that this gateway ran, if it has ended.
-    pub async fn count_end(&self, pool: &str, job: Job) {
+    pub(crate) async fn count_end(&self, pool: &str, job: Job) {
         let Ok(Some(status)) = self.look(job).await else { return };
         let end = match status.state {
             JobState::Queued | JobState::Running => return,
@@ -79,7 +79,7 @@ impl JobQueue {
 
     /// Returns the id of this gateway in Redis.
     #[must_use]
-    pub fn gateway_id(&self) -> &str {
+    pub(crate) fn gateway_id(&self) -> &str {
         self.0.gateways.id()
     }
 

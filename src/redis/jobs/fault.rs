@@ -10,7 +10,7 @@ const LONGEST: usize = 500;
 
 /// Error entry that ends a failed reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobError {
+pub(crate) struct JobError {
     /// Reason for the client: an upstream error or a timeout.
     pub reason: Reason,
     /// The worker's message, at most 500 bytes.
@@ -28,13 +28,13 @@ struct ReportedError {
 impl JobError {
     /// Returns an error of the kind [`Reason::UpstreamBroke`].
     #[must_use]
-    pub fn broke(what: &str) -> Self {
+    pub(crate) fn broke(what: &str) -> Self {
         Self { reason: Reason::UpstreamBroke, message: what.to_owned() }
     }
 
     /// Parses `{"reason":…,"message":…}`; the default reason is [`Reason::UpstreamBroke`].
     #[must_use]
-    pub fn read(data: &[u8]) -> Self {
+    pub(crate) fn read(data: &[u8]) -> Self {
         let Ok(ReportedError { reason, mut message }) = serde_json::from_slice(data) else {
             return Self::broke("its error report cannot be read");
         };
@@ -49,7 +49,7 @@ impl JobError {
 
     /// Returns the error as entry data, with a message of the gateway instead of the worker's.
     #[must_use]
-    pub fn without_words(&self) -> Bytes {
+    pub(super) fn without_words(&self) -> Bytes {
         let message = match self.reason {
             Reason::UpstreamTimeout => "The job exceeded its deadline.",
             _ => "The error message is withheld because it is not signed.",
@@ -59,7 +59,7 @@ impl JobError {
 
     /// Converts the error to the refusal that the client gets; `who` names the failed side.
     #[must_use]
-    pub fn into_refusal(self, who: &str) -> Refusal {
+    pub(crate) fn into_refusal(self, who: &str) -> Refusal {
         Refusal::new(self.reason, format!("{who} failed: {}", self.message))
     }
 }

@@ -29,7 +29,7 @@ const NAME: usize = 194;
 
 /// Returns the headers that go with the job of a request, as JSON.
 #[must_use]
-pub fn for_worker(headers: &HeaderMap) -> String {
+pub(crate) fn for_worker(headers: &HeaderMap) -> String {
     let known: BTreeMap<&str, &str> =
         FOR_WORKERS.into_iter().filter_map(|name| Some((name, headers.get(name)?.to_str().ok()?))).collect();
     // Serializing a map of strings cannot fail.
@@ -38,7 +38,7 @@ pub fn for_worker(headers: &HeaderMap) -> String {
 
 /// Writes the head of an answer that is stored, with the headers that [`read_head`] lets through.
 #[must_use]
-pub fn write_head(head: &response::Parts) -> Bytes {
+pub(crate) fn write_head(head: &response::Parts) -> Bytes {
     let passed = head.headers.iter().filter(|(name, _)| may_pass(name.as_str()));
     let headers: BTreeMap<&str, &str> =
         passed.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect();
@@ -47,7 +47,7 @@ pub fn write_head(head: &response::Parts) -> Bytes {
 
 /// The worker that an answer names. Each name is one that could also come in a heartbeat.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AnsweredBy {
+pub(crate) struct AnsweredBy {
     /// Its name.
     pub worker: Option<Arc<str>>,
     /// Its version.
@@ -62,7 +62,7 @@ impl AnsweredBy {
     /// Returns how long a job that waited in the worker's own stream for at most `wait` did so; `None`
     /// if the worker does not tell.
     #[must_use]
-    pub fn waited_alone(&self, wait: Duration) -> Option<Duration> {
+    pub(crate) fn waited_alone(&self, wait: Duration) -> Option<Duration> {
         let colour = self.colour.as_deref()?;
         if side::without_worker(colour) == colour { Some(wait) } else { self.waited }
     }
@@ -98,7 +98,7 @@ fn label(text: Option<String>) -> Option<Arc<str>> {
 
 /// Parses the head of a reply, and who sent it; `None` if it is invalid.
 #[must_use]
-pub fn read_head(data: &[u8]) -> Option<(response::Parts, AnsweredBy)> {
+pub(crate) fn read_head(data: &[u8]) -> Option<(response::Parts, AnsweredBy)> {
     let AnswerHead { status, worker, version, colour, waited_ms, headers } =
         serde_json::from_slice(data.get(..data.len().min(LONGEST))?).ok()?;
     let (worker, version, colour) = (label(worker), label(version), label(colour));

@@ -34,7 +34,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// A repeatable request that may become a job. Dropping it before then frees its key.
 #[derive(Debug)]
-pub struct KeyClaim {
+pub(crate) struct KeyClaim {
     jobs: JobQueue,
     request: Arc<Repeatable>,
     job: Job,
@@ -52,7 +52,7 @@ impl JobQueue {
     /// Returns a trial for a request of `caller` to `path`, with `job` as the job it would become, or
     /// by which its answer is stored. Without a job it may take the time `within`.
     #[must_use]
-    pub fn trial<'a>(
+    pub(crate) fn trial<'a>(
         &self,
         job: Job,
         (caller, path, key): (&str, &str, &[u8]),
@@ -97,7 +97,7 @@ impl JobQueue {
 impl KeyClaim {
     /// Returns the job that the request would become.
     #[must_use]
-    pub const fn job(&self) -> Job {
+    pub(crate) const fn job(&self) -> Job {
         self.job
     }
 
@@ -105,7 +105,7 @@ impl KeyClaim {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn claim(&self) -> Result<KnownRequest, RedisLoss> {
+    pub(crate) async fn claim(&self) -> Result<KnownRequest, RedisLoss> {
         let mut set = cmd("SET");
         set.arg(&self.request.key).arg(self.request.trying(self.job)).arg("NX").arg("GET").arg("PX");
         set.arg(millis(self.lives));
@@ -121,7 +121,7 @@ impl KeyClaim {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn take_over(&self, before: &KnownRequest) -> Result<bool, RedisLoss> {
+    pub(crate) async fn take_over(&self, before: &KnownRequest) -> Result<bool, RedisLoss> {
         let from = match before {
             KnownRequest::Same(before) => vec![before.text.clone(), self.request.accepted(before.job)],
             KnownRequest::Unsigned(text) => vec![text.clone()],
@@ -150,7 +150,7 @@ impl KeyClaim {
     /// Stores the answer to the request, which repeats get from now on. The returned receiver completes
     /// when that is done, or Redis did not answer.
     #[must_use]
-    pub fn keep(&self, mut answer: StoredAnswer) -> oneshot::Receiver<()> {
+    pub(crate) fn keep(&self, mut answer: StoredAnswer) -> oneshot::Receiver<()> {
         self.succeed();
         let (done, stored) = oneshot::channel();
         answer.fit(&mut self.jobs.0.stored.lock(), &self.jobs);
@@ -160,7 +160,7 @@ impl KeyClaim {
     }
 
     /// Frees the key after a refusal, unless the request became a job.
-    pub async fn forget(&self) {
+    pub(crate) async fn forget(&self) {
         if self.tries.swap(false, Ordering::AcqRel)
             && self.jobs.free_key(&self.request, self.job).await.is_err()
         {

@@ -25,7 +25,7 @@ impl Job {
 
     /// Parses 32 lower-case hexadecimal digits.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         (text.len() == DIGITS && text.bytes().all(plain))
             .then(|| u128::from_str_radix(text, 16).ok().map(Self))
@@ -47,14 +47,14 @@ impl ToRedisArgs for Job {
 
 /// Returns the hash that stands for a caller in a job. It is stable and hides the name.
 #[must_use]
-pub fn caller_hash(caller: &str) -> String {
+pub(crate) fn caller_hash(caller: &str) -> String {
     let digest = Sha256::digest(caller.as_bytes());
     digest.iter().take(TAG_BYTES).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A colour of a pool; it has its own job stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Side {
+pub(crate) struct Side {
     /// The pool.
     pub pool: Arc<str>,
     /// The colour.

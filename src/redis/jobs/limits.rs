@@ -6,22 +6,22 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobLimits {
     /// Runs of a job before it becomes a dead letter.
-    pub attempts: u32,
+    pub(crate) attempts: u32,
     /// Waiting jobs per pool. All gateways read them once a second.
-    pub waiting: usize,
+    pub(crate) waiting: usize,
     /// Waiting jobs per caller and pool.
-    pub per_caller: usize,
+    pub(crate) per_caller: usize,
     /// Time limit of an asynchronous job, from its acceptance to its last reply entry.
-    pub ttl: Duration,
+    pub(crate) ttl: Duration,
     /// How long an asynchronous, repeatable or dead job is remembered after its end.
-    pub keep: Duration,
+    pub(crate) keep: Duration,
     /// How long a reply is kept after its end.
-    pub answers: Duration,
+    pub(crate) answers: Duration,
     /// `true` if `x-traffic-dam-not-before` delays a job; `false` if the header is ignored.
-    pub not_before: bool,
+    pub(crate) not_before: bool,
     /// Bytes of answers over HTTP that all gateways store within `keep` for repeats of their requests,
     /// each its share; 0 leaves `Idempotency-Key` to the workers. With queue workers it does not apply.
-    pub idempotency: u64,
+    pub(crate) idempotency: u64,
 }
 
 impl Default for JobLimits {

@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_secs(3);
 type ProbeFuture = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// Checks a silent job every 3 s.
-pub struct LivenessProbe {
+pub(crate) struct LivenessProbe {
     jobs: JobQueue,
     /// When the last entry came or the job was checked.
     heard: Instant,
@@ -32,19 +32,19 @@ impl fmt::Debug for LivenessProbe {
 impl LivenessProbe {
     /// Creates a probe; the silence counts from now.
     #[must_use]
-    pub fn new(jobs: &JobQueue) -> Self {
+    pub(crate) fn new(jobs: &JobQueue) -> Self {
         let (jobs, timer) = (jobs.clone(), Box::pin(sleep(QUIET)));
         Self { jobs, heard: Instant::now(), timer, looking: None }
     }
 
     /// Resets the silence, after an entry came.
-    pub fn record_entry(&mut self) {
+    pub(crate) fn record_entry(&mut self) {
         self.heard = Instant::now();
         self.looking = None;
     }
 
     /// Completes when the job is lost, that is, its reply can get no more entries.
-    pub fn poll_lost(&mut self, job: Job, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_lost(&mut self, job: Job, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if let Some(looking) = &mut self.looking {
                 let lost = ready!(looking.as_mut().poll(cx));

@@ -54,27 +54,27 @@ mod submit;
 mod subscription;
 mod tasks;
 
-pub use answers::JobState;
-pub use dead::{DeadLetter, DeadLetterDetails, RunError};
-pub use fault::JobError;
-pub use head::{AnsweredBy, for_worker, read_head, write_head};
-pub use idempotency::KeyClaim;
-pub use keys::{Job, Side, caller_hash};
+pub(crate) use answers::JobState;
+pub(crate) use dead::{DeadLetter, RunError};
+pub(crate) use fault::JobError;
+pub(crate) use head::{AnsweredBy, for_worker, read_head, write_head};
+pub(crate) use idempotency::KeyClaim;
+pub use keys::Job;
+pub(crate) use keys::{Side, caller_hash};
 pub use limits::JobLimits;
-pub use liveness::LivenessProbe;
-pub use pending::Pending;
-pub use piece::AnswerPiece;
-pub use reader::Reader;
-pub use repeatable::{EarlierRequest, KnownRequest};
-pub use request::{JobRequest, JobTicket};
-pub use sessions::{SessionTurn, TurnRefused};
-pub use sides::{MovedJobs, OwnStream, Started};
-pub use status::JobStatus;
+pub(crate) use liveness::LivenessProbe;
+pub(crate) use pending::Pending;
+pub(crate) use piece::AnswerPiece;
+pub(crate) use reader::Reader;
+pub(crate) use repeatable::{EarlierRequest, KnownRequest};
+pub(crate) use request::{JobRequest, JobTicket};
+pub(crate) use sessions::{SessionTurn, TurnRefused};
+pub(crate) use sides::{OwnStream, Started};
+pub(crate) use status::JobStatus;
+pub(crate) use stored::{LONGEST_ANSWER, StoredAnswer};
+pub(crate) use submit::{AwaitedJob, SubmitRefused};
 
-pub use stored::{LONGEST_ANSWER, StoredAnswer};
-pub use submit::{AwaitedJob, SubmitRefused};
-
-pub use super::reply::{PieceKind, PiecePlace};
+pub(crate) use super::reply::{PieceKind, PiecePlace};
 
 use std::collections::HashMap;
 use std::fmt;
@@ -131,7 +131,7 @@ impl JobQueue {
     /// Creates the handle, and the future that must run with it (cleanup, and with `follows` the
     /// subscription to the replies of jobs in progress). With a key in `signing`, only signed replies
     /// and idempotency keys are accepted.
-    pub fn new(
+    pub(crate) fn new(
         link: RedisLink,
         gateways: Arc<Gateways>,
         signing: Signing,
@@ -165,25 +165,25 @@ impl JobQueue {
     }
 
     /// Sets the limits for jobs that are accepted from now on.
-    pub fn configure(&self, limits: JobLimits) {
+    pub(crate) fn configure(&self, limits: JobLimits) {
         self.0.limits.store(Arc::new(limits));
     }
 
     /// Returns the limits for new jobs.
     #[must_use]
-    pub fn limits(&self) -> JobLimits {
+    pub(crate) fn limits(&self) -> JobLimits {
         **self.0.limits.load()
     }
 
     /// Returns the processes that take jobs which are not theirs.
     #[must_use]
-    pub fn strangers(&self) -> &Mutex<Strangers> {
+    pub(crate) fn strangers(&self) -> &Mutex<Strangers> {
         &self.0.strangers
     }
 
     /// Returns the prefix of all keys.
     #[must_use]
-    pub fn prefix(&self) -> &str {
+    pub(crate) fn prefix(&self) -> &str {
         &self.0.link.settings().prefix
     }
 }

@@ -27,7 +27,7 @@ const LAPSING: usize = 64;
 
 /// What a gateway needs to enqueue a pending job when its turn comes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pending {
+pub(crate) struct Pending {
     /// The caller, as the gate identifies it.
     caller: Arc<str>,
     class: String,
@@ -66,7 +66,7 @@ const OLD_TTL_MS: u64 = 3_600_000;
 impl Pending {
     /// Creates the record of a request to `path` that came at `at_ms`.
     #[must_use]
-    pub fn new(caller: &Caller, request_cost: &RequestCost, path: &str, at_ms: u64) -> Self {
+    pub(crate) fn new(caller: &Caller, request_cost: &RequestCost, path: &str, at_ms: u64) -> Self {
         Self {
             caller: Arc::clone(&caller.id),
             class: caller.class.as_str().to_owned(),
@@ -89,19 +89,19 @@ impl Pending {
 
     /// Sets the time before which it must not start, in milliseconds since the Unix epoch.
     #[must_use]
-    pub fn starting(self, not_before_ms: Option<u64>) -> Self {
+    pub(crate) fn starting(self, not_before_ms: Option<u64>) -> Self {
         Self { not_before: not_before_ms.unwrap_or(0), ..self }
     }
 
     /// Returns `true` if it may start at `now_ms`, in milliseconds since the Unix epoch.
     #[must_use]
-    pub const fn is_due(&self, now_ms: u64) -> bool {
+    pub(crate) const fn is_due(&self, now_ms: u64) -> bool {
         self.not_before <= now_ms
     }
 
     /// Returns when it began to wait for a worker, in milliseconds since the Unix epoch.
     #[must_use]
-    pub fn waits_since(&self) -> u64 {
+    pub(crate) fn waits_since(&self) -> u64 {
         self.at_ms.max(self.not_before)
     }
 
@@ -112,7 +112,7 @@ impl Pending {
 
     /// Returns the caller.
     #[must_use]
-    pub fn caller(&self) -> Caller {
+    pub(crate) fn caller(&self) -> Caller {
         Caller {
             class: Class::parse(&self.class).unwrap_or_default(),
             weight: self.weight,
@@ -123,7 +123,7 @@ impl Pending {
 
     /// Returns the request cost.
     #[must_use]
-    pub fn request_cost(&self) -> RequestCost {
+    pub(crate) fn request_cost(&self) -> RequestCost {
         RequestCost {
             // All request kinds that can become jobs are treated alike here.
             kind: Kind::Chat,
@@ -141,7 +141,7 @@ impl Pending {
 
     /// Returns the request path.
     #[must_use]
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         &self.path
     }
 }
@@ -152,7 +152,7 @@ impl JobQueue {
     /// # Errors
     /// Returns [`SubmitRefused::Full`], [`SubmitRefused::Many`] or [`SubmitRefused::Heavy`] if too much is pending,
     /// or the error of Redis. The job then does not run.
-    pub async fn accept(
+    pub(crate) async fn accept(
         &self,
         job: Job,
         pool: &Arc<str>,
@@ -199,7 +199,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn pending(&self, pool: &str) -> Result<Vec<(Job, Pending)>, RedisLoss> {
+    pub(crate) async fn pending(&self, pool: &str) -> Result<Vec<(Job, Pending)>, RedisLoss> {
         let [waiting, _] = self.0.keys.pending(pool);
         let count: usize =
             self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("HLEN").arg(&waiting)).await?;
@@ -245,7 +245,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`SubmitRefused::Gone`] if the job is not pending, or the reason why it stays pending.
-    pub async fn promote(
+    pub(crate) async fn promote(
         &self,
         job: Job,
         caller: &str,
@@ -291,7 +291,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn attach(&self, job: Job) -> Result<Option<JobState>, RedisLoss> {
+    pub(crate) async fn attach(&self, job: Job) -> Result<Option<JobState>, RedisLoss> {
         self.mark(job, "", &[]).await
     }
 

@@ -7,7 +7,7 @@ use crate::redis::reply::{PieceKind, PiecePlace};
 
 /// An entry of a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AnswerPiece {
+pub(crate) struct AnswerPiece {
     /// Its position.
     pub place: PiecePlace,
     /// Its kind.

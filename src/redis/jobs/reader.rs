@@ -30,7 +30,7 @@ type Page = (VecDeque<AnswerPiece>, bool);
 type Filling = Pin<Box<dyn Future<Output = Result<Page, RedisLoss>> + Send>>;
 
 /// Reader of one reply. Dropping it does not cancel the job.
-pub struct Reader {
+pub(crate) struct Reader {
     jobs: JobQueue,
     job: Job,
     inbox: Arc<Mailbox>,
@@ -56,7 +56,7 @@ impl JobQueue {
     /// Returns a reader of the reply of `job` after `at`. It receives entries published from now
     /// on.
     #[must_use]
-    pub fn read(&self, job: Job, at: PiecePlace) -> Reader {
+    pub(crate) fn read(&self, job: Job, at: PiecePlace) -> Reader {
         Reader {
             inbox: self.0.mailboxes.open(job),
             jobs: self.clone(),
@@ -92,13 +92,13 @@ impl JobQueue {
 impl Reader {
     /// Returns the job.
     #[must_use]
-    pub const fn job(&self) -> Job {
+    pub(crate) const fn job(&self) -> Job {
         self.job
     }
 
     /// Reads the stream first, because the reply may already be there.
     #[must_use]
-    pub fn from_stream(mut self) -> Self {
+    pub(crate) fn stream_first(mut self) -> Self {
         self.fill();
         self
     }
@@ -110,7 +110,7 @@ impl Reader {
     }
 
     /// Polls for the next entry.
-    pub fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<AnswerPiece> {
+    pub(crate) fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<AnswerPiece> {
         loop {
             if let Some(entry) = self.known.pop_front() {
                 if entry.place > self.at {

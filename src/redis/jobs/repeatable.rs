@@ -45,7 +45,7 @@ impl Repeatable {
 
 /// An earlier request with the same key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EarlierRequest {
+pub(crate) struct EarlierRequest {
     /// Its job.
     pub job: Job,
     /// `true` if the request became that job; `false` if it still tries to.
@@ -58,7 +58,7 @@ pub struct EarlierRequest {
 
 /// Result of looking up an `Idempotency-Key`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KnownRequest {
+pub(crate) enum KnownRequest {
     /// The key is new. The request now owns it and may become a job.
     New,
     /// The same request was sent before.

@@ -9,7 +9,7 @@ use crate::fleet::heartbeat::SigningKey;
 
 /// Request extension for a request whose job was chosen before it came to the queue.
 #[derive(Clone, Debug)]
-pub enum JobTicket {
+pub(crate) enum JobTicket {
     /// A pending job, which is now to be enqueued.
     Pending(Job),
     /// A new job, which a repeat of the request finds by its `Idempotency-Key`.
@@ -18,7 +18,7 @@ pub enum JobTicket {
 
 /// Request data of a job.
 #[derive(Clone, Debug)]
-pub struct JobRequest {
+pub(crate) struct JobRequest {
     /// The request path.
     pub path: String,
     /// Request headers for the worker, as a JSON object.

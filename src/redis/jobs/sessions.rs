@@ -33,7 +33,7 @@ const WAITING: usize = 16;
 
 /// Why a session gave no turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TurnRefused {
+pub(crate) enum TurnRefused {
     /// The turn before has not ended in time.
     #[error("an earlier request of this session has not ended in time")]
     Late,
@@ -49,7 +49,7 @@ pub enum TurnRefused {
 }
 
 /// The turn of a request in its session. Dropping it lets the next turn begin.
-pub struct SessionTurn {
+pub(crate) struct SessionTurn {
     jobs: JobQueue,
     session: Arc<str>,
     turn: Job,
@@ -69,7 +69,12 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns the reason why the request gets no turn.
-    pub async fn turn(&self, pool: &str, session: u64, wait: Duration) -> Result<SessionTurn, TurnRefused> {
+    pub(crate) async fn turn(
+        &self,
+        pool: &str,
+        session: u64,
+        wait: Duration,
+    ) -> Result<SessionTurn, TurnRefused> {
         let turn = Job::random().ok_or(TurnRefused::NoName)?;
         let session: Arc<str> = format!("{}:session:{{{pool}}}:{session:016x}", self.prefix()).into();
         let until = Instant::now() + wait;
@@ -132,12 +137,12 @@ impl JobQueue {
 impl SessionTurn {
     /// Returns the worker that had the turn before; `None` in a new session.
     #[must_use]
-    pub const fn before(&self) -> Option<&Arc<str>> {
+    pub(crate) const fn before(&self) -> Option<&Arc<str>> {
         self.before.as_ref()
     }
 
     /// Records the worker that answers, and counts whether the session has moved.
-    pub fn answered_by(&self, worker: &Arc<str>) {
+    pub(crate) fn answered_by(&self, worker: &Arc<str>) {
         self.worker.get_or_init(|| Arc::clone(worker));
         if let Some(before) = &self.before {
             self.jobs.0.link.metrics().session_turn(before != worker);

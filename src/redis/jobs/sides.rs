@@ -25,7 +25,7 @@ const MOST: usize = 256;
 
 /// A worker's own stream, for the next turn of a session that it had.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnStream {
+pub(crate) struct OwnStream {
     /// The worker's pool.
     pub pool: Arc<str>,
     /// The sides whose jobs it takes.
@@ -46,7 +46,7 @@ impl OwnStream {
 
 /// What happens to jobs of a side without workers that a lost worker has started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Started {
+pub(crate) enum Started {
     /// They end with an error: no other version may continue.
     End = 1,
     /// They move too: another worker of the same version may run them.
@@ -55,7 +55,7 @@ pub enum Started {
 
 /// Result of moving the jobs of a colour that has no worker left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MovedJobs {
+pub(crate) struct MovedJobs {
     /// Jobs that now belong to the other colour.
     pub moved: usize,
     /// Jobs that a lost worker had started, and that have ended with an error.
@@ -70,7 +70,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn readers(&self, side: &Side, recent: Duration) -> Result<Vec<String>, RedisLoss> {
+    pub(crate) async fn readers(&self, side: &Side, recent: Duration) -> Result<Vec<String>, RedisLoss> {
         let inner = &*self.0;
         let mut call = inner.scripts.readers.key(inner.keys.stream(side));
         call.arg(millis(recent));
@@ -78,13 +78,13 @@ impl JobQueue {
     }
 
     /// Sets the workers that read a stream of their own.
-    pub fn set_own_streams(&self, streams: HashMap<Arc<str>, OwnStream>) {
+    pub(crate) fn set_own_streams(&self, streams: HashMap<Arc<str>, OwnStream>) {
         self.0.own_streams.store(Arc::new(streams));
     }
 
     /// Returns the own stream of `worker` if it takes the jobs of `side`.
     #[must_use]
-    pub fn own_stream(&self, worker: &str, side: &Side) -> Option<OwnStream> {
+    pub(crate) fn own_stream(&self, worker: &str, side: &Side) -> Option<OwnStream> {
         let streams = self.0.own_streams.load();
         let stream = streams.get(worker).filter(|stream| stream.pool == side.pool)?;
         stream.takes.contains(&side.colour).then(|| stream.clone())
@@ -114,7 +114,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if a command to Redis fails. What was moved until then stays moved.
-    pub async fn move_jobs(
+    pub(crate) async fn move_jobs(
         &self,
         from: &Side,
         to: &Side,

@@ -13,7 +13,7 @@ use crate::redis::link::RedisLoss;
 
 /// Status of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobStatus {
+pub(crate) struct JobStatus {
     /// Its state.
     pub state: JobState,
     /// The caller, as its [`caller_hash`](super::caller_hash) hash.
@@ -46,7 +46,7 @@ pub struct JobStatus {
 impl JobStatus {
     /// Returns `true` if the job has ended.
     #[must_use]
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         !matches!(self.state, JobState::Queued | JobState::Running)
     }
 
@@ -79,7 +79,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn look(&self, job: Job) -> Result<Option<JobStatus>, RedisLoss> {
+    pub(crate) async fn look(&self, job: Job) -> Result<Option<JobStatus>, RedisLoss> {
         let found = self.read_status(job).await?;
         if found.as_ref().is_some_and(JobStatus::is_late) {
             self.expire(job).await?;
@@ -135,7 +135,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn is_alive(&self, gateway: &str) -> Result<bool, RedisLoss> {
+    pub(crate) async fn is_alive(&self, gateway: &str) -> Result<bool, RedisLoss> {
         if gateway == self.0.gateways.id() {
             return Ok(true);
         }
@@ -148,7 +148,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn give_up_orphan(&self, job: Job, status: &JobStatus) -> Result<bool, RedisLoss> {
+    pub(crate) async fn give_up_orphan(&self, job: Job, status: &JobStatus) -> Result<bool, RedisLoss> {
         if status.state != JobState::Queued || status.is_async {
             return Ok(false);
         }
@@ -164,7 +164,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn has_answer(&self, job: Job) -> Result<bool, RedisLoss> {
+    pub(crate) async fn has_answer(&self, job: Job) -> Result<bool, RedisLoss> {
         let key = self.0.keys.reply(job);
         self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("EXISTS").arg(key)).await
     }
@@ -174,7 +174,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn is_lost(&self, job: Job) -> Result<bool, RedisLoss> {
+    pub(crate) async fn is_lost(&self, job: Job) -> Result<bool, RedisLoss> {
         Ok(match self.expire(job).await? {
             CancelOutcome::Gone => true,
             CancelOutcome::Ended => !self.has_answer(job).await?,
@@ -186,7 +186,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn cancel_job(&self, job: Job, status: &JobStatus) -> Result<(), RedisLoss> {
+    pub(crate) async fn cancel_job(&self, job: Job, status: &JobStatus) -> Result<(), RedisLoss> {
         let side = Side { pool: status.pool.as_str().into(), colour: status.colour.as_str().into() };
         self.cancel(job, &side, status.entry.as_deref(), JobEndReason::Cancelled).await?;
         if status.entry.is_none() {

@@ -15,11 +15,11 @@ use crate::redis::millis;
 use crate::redis::reply;
 
 /// Bytes of the longest answer that is stored: a hundred times a usual one.
-pub const LONGEST_ANSWER: usize = 1 << 20;
+pub(crate) const LONGEST_ANSWER: usize = 1 << 20;
 
 /// A complete answer over HTTP.
 #[derive(Clone, Debug)]
-pub struct StoredAnswer {
+pub(crate) struct StoredAnswer {
     /// The caller, as its [`caller_hash`](super::caller_hash) hash.
     pub caller: String,
     /// `true` if the client asked for a stream.
@@ -78,7 +78,7 @@ impl JobQueue {
     }
 
     /// Counts a request with an `Idempotency-Key`.
-    pub fn count_key(&self, with: KeyUse) {
+    pub(crate) fn count_key(&self, with: KeyUse) {
         self.0.link.metrics().idempotency_key(with);
     }
 }

@@ -26,7 +26,7 @@ pub(super) const PAUSE: Duration = Duration::from_millis(1);
 
 /// Why a job was not enqueued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SubmitRefused {
+pub(crate) enum SubmitRefused {
     /// The workers have as many jobs as they can start, or too many jobs are pending.
     #[error("there is no room for more jobs")]
     Full,
@@ -71,7 +71,7 @@ pub(super) enum UnreadFate {
 }
 
 /// A job whose reply this gateway reads.
-pub struct AwaitedJob {
+pub(crate) struct AwaitedJob {
     jobs: JobQueue,
     side: Side,
     entry: Option<Arc<str>>,
@@ -101,7 +101,7 @@ impl JobQueue {
     ///
     /// # Errors
     /// Returns the reason. No worker runs the job then, or one only briefly.
-    pub async fn submit(
+    pub(crate) async fn submit(
         &self,
         job: Job,
         side: &Side,
@@ -233,18 +233,18 @@ impl AwaitedJob {
 
     /// Returns how long it may wait for one worker, before any may take it.
     #[must_use]
-    pub const fn wait_for_worker(&self) -> Option<Duration> {
+    pub(crate) const fn wait_for_worker(&self) -> Option<Duration> {
         self.wait_for_worker
     }
 
     /// Keeps the turn of the request until the job ends.
-    pub fn hold(&mut self, turn: Option<Arc<SessionTurn>>) {
+    pub(crate) fn hold(&mut self, turn: Option<Arc<SessionTurn>>) {
         self.turn = turn;
     }
 
     /// Polls for the next reply entry. It must not be called after the last entry. If Redis has
     /// lost the job, the reply ends with an error.
-    pub fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<AnswerPiece> {
+    pub(crate) fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<AnswerPiece> {
         let entry = match self.reader.poll_entry(cx) {
             Poll::Ready(entry) => entry,
             Poll::Pending => {
@@ -259,12 +259,12 @@ impl AwaitedJob {
 
     /// Returns `true` if the job continues after a drop; its reader then follows all its runs.
     #[must_use]
-    pub fn remains(&self) -> bool {
+    pub(crate) fn remains(&self) -> bool {
         self.fate == UnreadFate::Remains
     }
 
     /// Makes a drop report the job as expired instead of cancelled.
-    pub fn expire(&mut self) {
+    pub(crate) fn expire(&mut self) {
         self.why = JobEndReason::Expired;
     }
 }

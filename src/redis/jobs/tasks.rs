@@ -102,7 +102,7 @@ impl JobQueue {
     }
 
     /// Waits until every queued task is done or dropped, for at most `patience`.
-    pub async fn flush(&self, patience: Duration) {
+    pub(crate) async fn flush(&self, patience: Duration) {
         if !self.0.outbox.flush(patience).await {
             tracing::warn!("shutdown: not all job tasks were done; jobs without a client may run on");
         }

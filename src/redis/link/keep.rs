@@ -25,7 +25,7 @@ pub trait ProbeWrite: Send + Sync {
     /// Sends the probe.
     ///
     /// # Errors
-    /// As [`RedisLink::call`].
+    /// As `RedisLink::call`.
     fn send(&self, probe: &Probe<'_>) -> impl Future<Output = Result<(), RedisLoss>> + Send;
 }
 
@@ -149,13 +149,13 @@ pub struct Probe<'a>(&'a RedisLink);
 impl Probe<'_> {
     /// Returns the time of the link's clock.
     #[must_use]
-    pub fn now(&self) -> Nanos {
+    pub(crate) fn now(&self) -> Nanos {
         self.0.0.clock.now()
     }
 
     /// Returns the prefix of all keys.
     #[must_use]
-    pub fn prefix(&self) -> &str {
+    pub(crate) fn prefix(&self) -> &str {
         &self.0.0.settings.prefix
     }
 
@@ -163,7 +163,7 @@ impl Probe<'_> {
     ///
     /// # Errors
     /// As [`RedisLink::call`].
-    pub async fn call<T: FromRedisValue>(&self, op: RedisOp, cmd: &Cmd) -> Result<T, RedisLoss> {
+    pub(crate) async fn call<T: FromRedisValue>(&self, op: RedisOp, cmd: &Cmd) -> Result<T, RedisLoss> {
         let patience = self.0.0.settings.timeout;
         self.0.ask(op, patience, async |mut connection| cmd.query_async(&mut connection).await).await
     }

@@ -1,7 +1,7 @@
 //! The connection for commands.
 //!
 //! A [`RedisLink`] is created without a server. [`RedisLink::keep`] connects, probes each second, and
-//! reconnects. [`RedisLink::call`] returns an answer within the timeout, or an error: before the first
+//! reconnects. `RedisLink::call` returns an answer within the timeout, or an error: before the first
 //! connection, while the breaker is open, or if the server is too slow.
 //!
 //! **Failure mode.** A command that timed out was sent and may still run: [`RedisLoss::Unknown`]. Its
@@ -126,19 +126,19 @@ impl RedisLink {
 
     /// Returns the settings.
     #[must_use]
-    pub fn settings(&self) -> &RedisSettings {
+    pub(crate) fn settings(&self) -> &RedisSettings {
         &self.0.settings
     }
 
     /// Returns the clock.
     #[must_use]
-    pub fn clock(&self) -> &Clock {
+    pub(crate) fn clock(&self) -> &Clock {
         &self.0.clock
     }
 
     /// Returns the Redis metrics.
     #[must_use]
-    pub fn metrics(&self) -> &RedisSeries {
+    pub(crate) fn metrics(&self) -> &RedisSeries {
         self.0.metrics.redis()
     }
 
@@ -150,30 +150,30 @@ impl RedisLink {
 
     /// Returns `true` if Redis answered within the last 100 ms: a missing answer is late, not lost.
     #[must_use]
-    pub fn is_answering(&self) -> bool {
+    pub(super) fn is_answering(&self) -> bool {
         self.is_up() && self.heard_since(self.0.clock.now() - MOMENT)
     }
 
     /// Replaces the connection, which may be dead after a long pause of this gateway.
-    pub fn renew(&self) {
+    pub(crate) fn renew(&self) {
         self.0.renew.notify_one();
     }
 
     /// Returns `true` if Redis answered after `time`; answer times are known to 20 ms.
     #[must_use]
-    pub fn heard_since(&self, time: Nanos) -> bool {
+    pub(crate) fn heard_since(&self, time: Nanos) -> bool {
         self.is_up() && self.0.breaker.heard_since(time)
     }
 
     /// Completes when Redis' clock advanced while this gateway's stood still: the gateway was
     /// paused in a way that none of its own clocks shows.
-    pub async fn pause_detected(&self) {
+    pub(crate) async fn pause_detected(&self) {
         self.0.overtaken.notified().await;
     }
 
     /// Returns the start of this gateway if Redis was away then.
     #[must_use]
-    pub fn started_without_redis(&self) -> Option<Nanos> {
+    pub(super) fn started_without_redis(&self) -> Option<Nanos> {
         self.0.start.alone()
     }
 
@@ -181,7 +181,7 @@ impl RedisLink {
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if there is no answer, or it is an error or not a `T`.
-    pub async fn call<T: FromRedisValue>(&self, op: RedisOp, cmd: &Cmd) -> Result<T, RedisLoss> {
+    pub(crate) async fn call<T: FromRedisValue>(&self, op: RedisOp, cmd: &Cmd) -> Result<T, RedisLoss> {
         self.call_within(op, self.0.settings.timeout, cmd).await
     }
 
@@ -189,7 +189,7 @@ impl RedisLink {
     ///
     /// # Errors
     /// As [`RedisLink::call`].
-    pub async fn call_within<T: FromRedisValue>(
+    pub(super) async fn call_within<T: FromRedisValue>(
         &self,
         op: RedisOp,
         patience: Duration,
@@ -205,7 +205,7 @@ impl RedisLink {
     ///
     /// # Errors
     /// As [`RedisLink::call`].
-    pub async fn run<T: FromRedisValue>(
+    pub(crate) async fn run<T: FromRedisValue>(
         &self,
         op: RedisOp,
         patience: Duration,

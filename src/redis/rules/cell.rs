@@ -17,10 +17,10 @@ const TICKS: u64 = 1000 * TICKS_PER_NANO;
 const MOST_UNITS: u64 = 1 << 50;
 
 /// Script arguments of a cell, without its kind.
-pub type CellArguments = [u64; 6];
+pub(super) type CellArguments = [u64; 6];
 
 /// State of a cell as the scripts return it.
-pub type CellView = [u64; 3];
+pub(super) type CellView = [u64; 3];
 
 /// Quota of a rule in Redis, by limit algorithm.
 #[derive(Clone, Copy, Debug)]

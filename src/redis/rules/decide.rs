@@ -35,9 +35,9 @@ pub struct Admitted {
 #[derive(Debug)]
 pub struct RuleRefusal {
     /// The refusal for the client.
-    pub refusal: Refusal,
+    pub(crate) refusal: Refusal,
     /// Decision of each rule that was asked.
-    pub decisions: Decisions,
+    pub(crate) decisions: Decisions,
 }
 
 type LeasedKeys<'a> = SmallVec<[(&'a CellRequest, u64); 2]>;
@@ -89,7 +89,7 @@ impl SharedRules {
 
     /// Returns the refusal that does not depend on the body, if it is known without asking Redis.
     #[must_use]
-    pub fn refusal_unread(self: &Arc<Self>, subject: &Subject<'_>) -> Option<RuleRefusal> {
+    pub(crate) fn refusal_unread(self: &Arc<Self>, subject: &Subject<'_>) -> Option<RuleRefusal> {
         let cost = ExpectedCost::default();
         let mut plan = self.planner.plan(&self.rule_set, &self.counted, subject, &cost);
         plan.never.clear();

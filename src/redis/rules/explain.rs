@@ -17,7 +17,7 @@ impl SharedRules {
     ///
     /// # Errors
     /// Returns the local status if Redis fails, without rules of `on_loss` open or closed.
-    pub async fn explain(
+    pub(crate) async fn explain(
         self: &Arc<Self>,
         subject: &Subject<'_>,
         cost: &ExpectedCost,

@@ -52,17 +52,17 @@ impl Holding {
 
     /// Returns the quota status of the enforced rules at admission, narrow rules first.
     #[must_use]
-    pub fn quotas(&self) -> &[QuotaStatus] {
+    pub(crate) fn quotas(&self) -> &[QuotaStatus] {
         &self.quotas
     }
 
     /// Corrects token charges to `actual` tokens. Request charges stay.
-    pub fn settle(mut self, actual: u64) {
+    pub(crate) fn settle(mut self, actual: u64) {
         self.correct(Some(actual));
     }
 
     /// Refunds everything: the request was not served.
-    pub fn refund(self) {
+    pub(crate) fn refund(self) {
         drop(self);
     }
 

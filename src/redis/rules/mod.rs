@@ -72,12 +72,12 @@ impl Store {
 
     /// Returns the registry of live gateways.
     #[must_use]
-    pub fn gateways(&self) -> &Arc<Gateways> {
+    pub(crate) fn gateways(&self) -> &Arc<Gateways> {
         &self.gateways
     }
 
     /// Flushes pending settlements to Redis, for at most 1 s, and reports that this gateway leaves.
-    pub async fn leave(&self) {
+    pub(crate) async fn leave(&self) {
         if !self.outbox.flush(LEAVE).await {
             tracing::warn!("shutdown: some settlements did not reach Redis");
         }
@@ -92,7 +92,7 @@ impl Store {
 
     /// Returns the connection.
     #[must_use]
-    pub const fn link(&self) -> &RedisLink {
+    pub(crate) const fn link(&self) -> &RedisLink {
         &self.link
     }
 }
@@ -140,12 +140,12 @@ impl SharedRules {
 
     /// Returns the rule set without its counts.
     #[must_use]
-    pub const fn rule_set(&self) -> &Arc<RuleSet> {
+    pub(crate) const fn rule_set(&self) -> &Arc<RuleSet> {
         &self.rule_set
     }
 
     /// Drops leases and cached refusals, which are stale after a long pause.
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.leases.clear();
         self.denials.clear();
     }

@@ -30,29 +30,29 @@ macro_rules! source {
 }
 
 /// Script: charges all cells or none.
-pub const CHARGE: &str = source!("lua/charge.lua");
+const CHARGE: &str = source!("lua/charge.lua");
 /// Script: charges one cell with the first of several amounts that fits.
-pub const LEASE: &str = source!("lua/lease.lua");
+pub(crate) const LEASE: &str = source!("lua/lease.lua");
 /// Script: corrects charges, once.
-pub const SETTLE: &str = source!("lua/settle.lua");
+const SETTLE: &str = source!("lua/settle.lua");
 /// Script: undoes a charge with an unknown outcome.
-pub const UNDO: &str = source!("lua/undo.lua");
+const UNDO: &str = source!("lua/undo.lua");
 
 /// Script: returns the state of cells.
-pub const LOOK: &str = source!("lua/look.lua");
+pub(crate) const LOOK: &str = source!("lua/look.lua");
 
 /// The scripts with their SHA-1 hashes.
 #[derive(Debug)]
 pub struct RuleScripts {
-    /// [`CHARGE`].
+    /// `CHARGE`.
     pub charge: Script,
-    /// [`LEASE`].
+    /// `LEASE`.
     pub lease: Script,
-    /// [`SETTLE`].
+    /// `SETTLE`.
     pub settle: Script,
-    /// [`UNDO`].
+    /// `UNDO`.
     pub undo: Script,
-    /// [`LOOK`].
+    /// `LOOK`.
     pub look: Script,
 }
 

@@ -41,7 +41,7 @@ impl fmt::Debug for Token {
 /// Access settings of the admin port.
 #[derive(Clone, Debug, Default)]
 pub struct AdminSettings {
-    /// Token to read and write. A port without tokens must be on loopback ([`check_open`]).
+    /// Token to read and write. A port without tokens must be on loopback (`check_open`).
     pub token: Option<Token>,
     /// Token to read only.
     pub read_token: Option<Token>,
@@ -64,7 +64,7 @@ pub(super) enum Need {
 ///
 /// # Errors
 /// A message that names the settings to change.
-pub fn check_open(listen: SocketAddr, settings: &AdminSettings) -> Result<(), String> {
+pub(crate) fn check_open(listen: SocketAddr, settings: &AdminSettings) -> Result<(), String> {
     if listen.ip().to_canonical().is_loopback() || settings.token.is_some() {
         return Ok(());
     }

@@ -26,7 +26,8 @@ pub mod live;
 mod page;
 mod switches;
 
-pub use access::{AdminSettings, Token, check_open};
+pub(crate) use access::check_open;
+pub use access::{AdminSettings, Token};
 pub use switches::{CanaryRequest, SwitchRequest, Switched, read_judge, read_share};
 
 use std::convert::Infallible;
@@ -139,11 +140,11 @@ pub trait AdminSource: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitChange {
     /// New values.
-    pub change: Change,
+    pub(crate) change: Change,
     /// Lifetime; `None` until it is reverted.
-    pub lasts: Option<Duration>,
+    pub(crate) lasts: Option<Duration>,
     /// `true` for all gateways, `false` for this one only.
-    pub fleet: bool,
+    pub(crate) fleet: bool,
 }
 
 /// Outcome of a change of a rule.

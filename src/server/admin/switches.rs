@@ -38,11 +38,11 @@ pub struct SwitchRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CanaryRequest {
     /// The share, in millionths: 1 to 500000.
-    pub per_million: u32,
+    pub(crate) per_million: u32,
     /// Time until the verdict, extended until there are enough answers.
-    pub judge: Duration,
+    pub(crate) judge: Duration,
     /// `true` if the client calls again and again; the canary ends soon after it stops.
-    pub attended: bool,
+    pub(crate) attended: bool,
 }
 
 /// Outcome of a colour switch.

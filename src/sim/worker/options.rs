@@ -102,7 +102,7 @@ impl Default for WorkerOptions {
 impl WorkerOptions {
     /// Returns the size and speed of this worker.
     #[must_use]
-    pub fn spec(&self) -> EngineSpec {
+    pub(crate) fn spec(&self) -> EngineSpec {
         EngineSpec {
             slots: self.slots,
             kv_tokens: self.kv_tokens,
@@ -117,7 +117,7 @@ impl WorkerOptions {
 
     /// Returns the distribution of times to first token.
     #[must_use]
-    pub fn first_tokens(&self) -> FirstTokenSpread {
+    pub(super) fn first_tokens(&self) -> FirstTokenSpread {
         FirstTokenSpread {
             median: self.first_token,
             sigma: self.first_token_sigma,
