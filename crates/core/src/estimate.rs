@@ -14,11 +14,11 @@ use crate::table::Table;
 /// Bytes of prompt text per token before anything is learned; English prose has about four.
 pub const BYTES_PER_TOKEN: f64 = 4.0;
 /// Prompt tokens of a picture if nothing is configured: what a reader of tiles takes for a common size.
-pub const PICTURE_TOKENS: u64 = 765;
+pub(crate) const PICTURE_TOKENS: u64 = 765;
 /// Output tokens expected for an unknown caller and model.
 pub const UNKNOWN_OUTPUT: u64 = 256;
 /// Responses needed before the learned length is used.
-pub const LENGTH_SAMPLES: u32 = 10;
+pub(crate) const LENGTH_SAMPLES: u32 = 10;
 
 /// Weight of a new response in the learned length.
 const LENGTH_ALPHA: f64 = 0.01;

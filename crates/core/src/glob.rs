@@ -72,7 +72,7 @@ impl Glob {
 
     /// Compares specificity: exact patterns first, then those with more characters besides `*`.
     #[must_use]
-    pub fn specificity(&self, other: &Self) -> Ordering {
+    pub(crate) fn specificity(&self, other: &Self) -> Ordering {
         let key = |glob: &Self| {
             let stars = glob.pieces.len() - 1;
             (stars == 0, glob.text.len() - stars)

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use self::lag::{LONG_PAUSE, Lag, Pause, TICK};
-
 /// A point in monotonic time, in nanoseconds since the start of the clock that gave it.
 ///
 /// Arithmetic saturates: a limiter fed a nonsensical time refuses or admits, it never panics.

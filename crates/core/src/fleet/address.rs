@@ -108,7 +108,7 @@ pub fn permits(allowed: &[AllowedHosts], url: &Uri) -> bool {
 /// not an address that no list can allow. A loopback address needs a network of loopback addresses,
 /// and one of `excluded` an entry for that address alone.
 #[must_use]
-pub fn permits_address(allowed: &[AllowedHosts], excluded: &[IpAddr], address: IpAddr) -> bool {
+pub(crate) fn permits_address(allowed: &[AllowedHosts], excluded: &[IpAddr], address: IpAddr) -> bool {
     let address = address.to_canonical();
     if is_out_of_bounds(address) {
         return false;

@@ -15,8 +15,8 @@
 //! times cannot be compared and there is no promotion; but if the new side is slower even with less
 //! load, the pool goes back.
 //!
-//! "More than chance" means [`CERTAIN`] standard errors. The trial lasts until both sides have
-//! [`ENOUGH`] answers, at least the time asked for and at most [`LONGEST`] times that. If a side then
+//! "More than chance" means `CERTAIN` standard errors. The trial lasts until both sides have
+//! `ENOUGH` answers, at least the time asked for and at most [`LONGEST`] times that. If a side then
 //! has fewer than [`LEAST`] requests, it is not judged, and the pool goes back.
 //!
 //! * **Failure mode.** Without counts there is no promotion.
@@ -28,17 +28,17 @@ use std::time::Duration;
 use crate::shed::{CanaryCounts, LogMoments, MomentsByLoad, SideCounts};
 
 /// Number of answers of each side at which they are judged.
-pub const ENOUGH: u64 = 200;
+pub(crate) const ENOUGH: u64 = 200;
 /// Smallest number of requests with which a side is judged at all.
 pub const LEAST: u64 = 100;
 /// Longest duration of a trial, as a multiple of the one asked for.
 pub const LONGEST: u32 = 5;
 /// Standard errors beyond the tolerance from which a difference counts: the one-sided 5 % level of
 /// the normal distribution.
-pub const CERTAIN: f64 = 1.645;
+pub(crate) const CERTAIN: f64 = 1.645;
 /// The same before the time asked for is over. It is higher because this test is repeated every
 /// second, and only clear harm should end a trial early.
-pub const CERTAIN_EARLY: f64 = 5.0;
+pub(crate) const CERTAIN_EARLY: f64 = 5.0;
 /// Number of answers of each side from which a trial may end early.
 const ENOUGH_EARLY: u64 = 50;
 

@@ -125,7 +125,7 @@ impl ProviderState {
     }
 
     /// Applies changed limits after a reload.
-    pub fn reconfigure(&self, limits: ProviderLimits) {
+    pub(crate) fn reconfigure(&self, limits: ProviderLimits) {
         let mut state = self.0.lock();
         if state.limits == limits {
             return;

@@ -74,7 +74,7 @@ impl<M: Meter> KeyedState<M> {
     }
 
     /// Changes the maximum number of keys. A lower one blocks new keys until enough are removed.
-    pub fn set_max_keys(&self, max_keys: usize) {
+    pub(crate) fn set_max_keys(&self, max_keys: usize) {
         self.max_keys.store(max_keys, Ordering::Relaxed);
     }
 

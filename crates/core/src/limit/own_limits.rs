@@ -18,9 +18,9 @@ pub const MOST_UNITS: u64 = 1_000_000_000_000;
 
 /// Longest time that a bucket may take to fill. Nobody waits longer than this, and the arithmetic
 /// of a limiter (nanoseconds in 64 bits) has room for 500 times as much.
-pub const FILL: Duration = Duration::from_secs(366 * 86_400);
+pub(crate) const FILL: Duration = Duration::from_secs(366 * 86_400);
 
-/// Returns `true` if a bucket of `quota` fills within [`FILL`].
+/// Returns `true` if a bucket of `quota` fills within `FILL`.
 #[must_use]
 pub fn fill_time_ok(quota: &Quota) -> bool {
     let fill = quota.period.as_nanos().saturating_mul(quota.burst.into()) / u128::from(quota.limit).max(1);
@@ -101,7 +101,7 @@ pub fn quota(rule: &Rule, limit: &OwnLimit) -> Result<Quota, &'static str> {
 ///
 /// # Errors
 /// Reason why the limit does not fit the rule.
-pub fn with_limit(rule: &Rule, limit: &OwnLimit) -> Result<Quota, &'static str> {
+pub(crate) fn with_limit(rule: &Rule, limit: &OwnLimit) -> Result<Quota, &'static str> {
     let units = [limit.burst, limit.limit, limit.rate.map(|(units, _)| units)];
     if units.iter().flatten().any(|units| !(1..=MOST_UNITS).contains(units)) {
         return Err("`rate`, `burst` and `limit` must be from 1 to 1000000000000");
@@ -135,7 +135,7 @@ pub fn with_limit(rule: &Rule, limit: &OwnLimit) -> Result<Quota, &'static str> 
 /// Returns the caller's own quota under `rule`; `None` if it has none. A limit that does not fit
 /// the rule counts as none: the rule may have changed since the limit was written.
 #[must_use]
-pub fn own_quota(rule: &Rule, limits: &OwnLimits) -> Option<Quota> {
+pub(crate) fn own_quota(rule: &Rule, limits: &OwnLimits) -> Option<Quota> {
     quota(rule, limits.get(&rule.name)?).ok()
 }
 

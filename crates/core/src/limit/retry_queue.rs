@@ -29,7 +29,7 @@ const SHARDS: usize = 64;
 const PER_SHARD: usize = 256;
 
 /// Key of a retry queue: the id of a rule's counts, and the hash of the rule's key.
-pub type RetryQueueKey = (u32, u64);
+pub(crate) type RetryQueueKey = (u32, u64);
 
 /// A retry queue: requests that were given a retry time and are not yet due.
 #[derive(Clone, Copy, Debug, Default)]

@@ -170,7 +170,7 @@ impl Rule {
 
     /// Returns the same rule with another quota.
     #[must_use]
-    pub fn with_quota(&self, quota: Quota) -> Self {
+    pub(crate) fn with_quota(&self, quota: Quota) -> Self {
         Self { quota, ..self.clone() }
     }
 }

@@ -13,7 +13,7 @@ use crate::glob::Glob;
 use crate::refusal::Reason;
 
 /// The longest chain: the fallbacks of an entry, with theirs. Each may cost the request a wait.
-pub const LONGEST_CHAIN: usize = 16;
+pub(crate) const LONGEST_CHAIN: usize = 16;
 
 /// Why a model could not serve a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

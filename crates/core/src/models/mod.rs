@@ -11,7 +11,7 @@ mod minute;
 mod route;
 mod share;
 
-pub use chain::{ChainFault, FallbackReason, FallbackSpec, LONGEST_CHAIN, chain_fault};
+pub use chain::{ChainFault, FallbackReason, FallbackSpec, chain_fault};
 pub use route::{ModelRoute, NextModel};
 pub use share::ModelShare;
 

@@ -17,7 +17,7 @@ impl PromptPrefix {
     /// Returns how many of the prompt's `tokens` are in its first `blocks` blocks. At least one
     /// token is always left: an engine computes the last one even if it has all of them.
     #[must_use]
-    pub fn tokens_in(&self, blocks: usize, tokens: u64) -> u64 {
+    pub(crate) fn tokens_in(&self, blocks: usize, tokens: u64) -> u64 {
         let bytes = (blocks as u64).saturating_mul(BLOCK_BYTES).min(self.bytes);
         let share = u128::from(tokens) * u128::from(bytes) / u128::from(self.bytes.max(1));
         u64::try_from(share).unwrap_or(u64::MAX).min(tokens.saturating_sub(1))

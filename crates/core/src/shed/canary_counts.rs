@@ -133,7 +133,7 @@ impl LogMoments {
 
 /// Numbers of classes of load: a request alone at its worker, with one more, with up to 4 in all, 8,
 /// 16, 32, and beyond.
-pub const LOADS: usize = 7;
+pub(crate) const LOADS: usize = 7;
 
 /// Durations by the load that the request met at its worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -39,7 +39,7 @@ impl RequestLoad {
 
 /// The load of one worker, as three sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     /// I: sequences in flight, by class (`Class as usize`).
     by_class: [u32; 3],
     /// P: prompt tokens to be read for requests without a first token.
@@ -50,7 +50,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// Adds a request of class number `class`, whose prompt is still to be read.
-    pub fn occupy(&mut self, class: usize, load: &RequestLoad) {
+    pub(crate) fn occupy(&mut self, class: usize, load: &RequestLoad) {
         if let Some(count) = self.by_class.get_mut(class) {
             *count = count.saturating_add(load.sequences);
         }
@@ -59,24 +59,24 @@ impl Ledger {
     }
 
     /// Counts the prompt as read: the first token arrived.
-    pub fn prefilled(&mut self, load: &RequestLoad) {
+    pub(crate) fn prefilled(&mut self, load: &RequestLoad) {
         self.prefill = self.prefill.saturating_sub(load.unread());
     }
 
     /// Adds output tokens beyond the expected ones.
-    pub fn grow(&mut self, tokens: u64) {
+    pub(crate) fn grow(&mut self, tokens: u64) {
         self.tokens = self.tokens.saturating_add(tokens);
     }
 
     /// Removes `sequences` of a request that have ended.
-    pub fn shrink(&mut self, class: usize, sequences: u32) {
+    pub(crate) fn shrink(&mut self, class: usize, sequences: u32) {
         if let Some(count) = self.by_class.get_mut(class) {
             *count = count.saturating_sub(sequences);
         }
     }
 
     /// Removes a request. `prefilled` is `true` if the prompt counts as read.
-    pub fn vacate(&mut self, class: usize, load: &RequestLoad, prefilled: bool) {
+    pub(crate) fn vacate(&mut self, class: usize, load: &RequestLoad, prefilled: bool) {
         if let Some(count) = self.by_class.get_mut(class) {
             *count = count.saturating_sub(load.sequences);
         }
@@ -88,25 +88,25 @@ impl Ledger {
 
     /// Returns I, the sequences in flight.
     #[must_use]
-    pub fn in_flight(&self) -> u32 {
+    pub(crate) fn in_flight(&self) -> u32 {
         self.by_class.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// Returns the sequences in flight by class number.
     #[must_use]
-    pub fn by_class(&self) -> [u32; 3] {
+    pub(crate) fn by_class(&self) -> [u32; 3] {
         self.by_class
     }
 
     /// Returns P, the prompt tokens to be read for requests without a first token.
     #[must_use]
-    pub fn prefill(&self) -> u64 {
+    pub(crate) fn prefill(&self) -> u64 {
         self.prefill
     }
 
     /// Returns K, the prompt and output tokens of all requests in flight.
     #[must_use]
-    pub fn tokens(&self) -> u64 {
+    pub(crate) fn tokens(&self) -> u64 {
         self.tokens
     }
 }

@@ -56,12 +56,10 @@ pub use algorithm::{Aimd, Fixed, Gradient2, LimitAlgorithm, StreamLimit, Vegas, 
 pub use ask::{PermitRequest, WorkerFailure};
 pub use caller_tokens::{CallerDigest, CallerTokens};
 pub use callers::WaiterId;
-pub use canary_counts::{
-    CanaryCounts, CanaryShare, LOADS, LoadSide, LogMoments, MomentsByLoad, SideCounts, WHOLE,
-};
+pub use canary_counts::{CanaryCounts, CanaryShare, LoadSide, LogMoments, MomentsByLoad, SideCounts, WHOLE};
 pub use gate::{Displaced, Gate, GateAnswer, GrantedPermit, WaitOutcome};
 pub use handle::{GateEntry, GateHandle, HeldPermit, Permit, Waiter};
-pub use ledger::{Ledger, RequestLoad};
+pub use ledger::RequestLoad;
 pub use permit_record::PermitId;
 pub use pick::{Candidate, CandidateSums, Pick};
 pub use prefix::{

@@ -22,7 +22,7 @@ use http::Uri;
 use serde::{Deserialize, Serialize};
 
 /// Version that is written. It and the previous one are read.
-pub const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 1;
 
 /// Largest heartbeat in bytes, including its signature: many times what a worker reports.
 pub const LARGEST: usize = 16 * 1024;

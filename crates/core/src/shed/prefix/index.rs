@@ -64,7 +64,7 @@ impl PrefixIndex {
     /// Returns `true` if many prompts go on differently after the first `depth` blocks of this one:
     /// what they have in common is a system prompt, not the text of one conversation.
     #[must_use]
-    pub fn is_common(&self, blocks: &[u64], depth: usize) -> bool {
+    pub(crate) fn is_common(&self, blocks: &[u64], depth: usize) -> bool {
         let last = depth.checked_sub(1).and_then(|last| blocks.get(last));
         last.and_then(|hash| self.holders_of(*hash)).is_some_and(|holders| holders.branches >= COMMON)
     }
