@@ -6,7 +6,7 @@ use fastrand::Rng;
 
 /// Draws a number above 0 and at most 1, whose logarithm and powers are finite.
 #[must_use]
-pub fn above_zero(random: &mut Rng) -> f64 {
+pub(crate) fn above_zero(random: &mut Rng) -> f64 {
     1.0 - random.f64()
 }
 
@@ -25,7 +25,7 @@ pub fn normal(random: &mut Rng) -> f64 {
 
 /// Draws a standard normal value by Box and Muller. `above_zero` is its first uniform draw.
 #[must_use]
-pub fn normal_of(above_zero: f64, random: &mut Rng) -> f64 {
+pub(crate) fn normal_of(above_zero: f64, random: &mut Rng) -> f64 {
     (-2.0 * above_zero.ln()).sqrt() * (TAU * random.f64()).cos()
 }
 

@@ -13,7 +13,7 @@
 //! * With `prefix_cache`, a worker keeps the latest used blocks of the texts that it has read or
 //!   written, and a prompt that begins with some of them costs only the rest.
 //!
-//! A request may instead bring its own time to first token ([`EngineModel::submit_timed`]). Its prompt
+//! A request may instead bring its own time to first token (`EngineModel::submit_timed`). Its prompt
 //! is then read outside the steps, as with separate prefill machines, while it holds a slot.
 //! [`FirstTokens`] draws such times: constant, jittered, spiky, or a mix of cached and new prompts.
 //!

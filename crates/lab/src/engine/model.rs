@@ -125,7 +125,7 @@ impl EngineModel {
     ///
     /// # Errors
     /// As [`EngineModel::submit`].
-    pub fn submit_timed(
+    pub(crate) fn submit_timed(
         &mut self,
         id: u64,
         prompt: u64,
@@ -187,7 +187,7 @@ impl EngineModel {
 
     /// Resizes the KV cache, to at least 2 tokens. Cuts outputs to it; the youngest sequences make
     /// room at the next step. Removes and returns the sequences that can no longer fit.
-    pub fn set_kv_tokens(&mut self, kv_tokens: u64) -> Vec<u64> {
+    pub(crate) fn set_kv_tokens(&mut self, kv_tokens: u64) -> Vec<u64> {
         self.spec.kv_tokens = kv_tokens.max(2);
         let kv_tokens = self.spec.kv_tokens;
         let mut lost = Vec::new();

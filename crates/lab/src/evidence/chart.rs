@@ -55,7 +55,7 @@ impl ChartLine {
 }
 
 /// A thin grey line from one point to another.
-pub type ChartMark = ((f64, f64), (f64, f64));
+pub(crate) type ChartMark = ((f64, f64), (f64, f64));
 
 /// Draws lines, and `marks` as thin grey ones. The titles are of the picture, x axis and y axis.
 pub fn lines<X, Y>(
@@ -159,7 +159,7 @@ where
 
 /// Draws a heat map of `points` (a time in seconds below `length`, a value): the darker, the more
 /// points in that second. Values outside `range` appear at its edge. The grey line is at `mark`.
-pub fn heat(
+pub(crate) fn heat(
     [title, x_title, y_title]: [&str; 3],
     length: usize,
     range: (f64, f64),

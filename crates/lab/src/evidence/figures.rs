@@ -41,13 +41,13 @@ pub struct CellFigures {
     /// Cores used by the generator, the gateway, the workers, and the whole machine.
     pub cores: [f64; 4],
     /// Gateway CPU time per request, in microseconds.
-    pub gateway_us: f64,
+    pub(crate) gateway_us: f64,
     /// Peak memory of the gateway, in MiB.
-    pub gateway_mib: f64,
+    pub(crate) gateway_mib: f64,
 }
 
 /// Percentiles of [`CellFigures::ttft`], as shares.
-pub const PERCENTILES: [f64; 3] = [0.5, 0.95, 0.99];
+pub(crate) const PERCENTILES: [f64; 3] = [0.5, 0.95, 0.99];
 
 /// Returns the wait in ms for the first content, or until the client disconnected.
 pub(super) fn wait(request: &RecordedRequest) -> Option<f64> {
@@ -152,7 +152,7 @@ impl CellFigures {
 
     /// Returns goodput divided by capacity.
     #[must_use]
-    pub fn of_capacity(&self) -> f64 {
+    pub(crate) fn of_capacity(&self) -> f64 {
         self.goodput.value / self.capacity
     }
 

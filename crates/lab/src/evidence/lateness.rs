@@ -7,7 +7,7 @@
 /// its cores with the processes it measures cannot do much better while these are overloaded.
 pub const LATE_MS: f64 = 50.0;
 /// Maximum share of late requests.
-pub const MOST_LATE: f64 = 0.01;
+pub(crate) const MOST_LATE: f64 = 0.01;
 
 /// Returns why the load is not the one that was drawn, from each request's lateness in ms.
 #[must_use]

@@ -1,7 +1,7 @@
 //! Evaluates runs under load, and checks that the data support conclusions.
 //!
 //! A load generator writes two files per run: facts ([`record::RunFacts`]) and one line per request
-//! ([`record::RecordedRequest`]). [`validity`] looks for what makes the data worthless, [`figures`] computes
+//! ([`record::RecordedRequest`]). `validity` looks for what makes the data worthless, [`figures`] computes
 //! figures with intervals, and [`report`] compares the arms. All of it is pure: text in, text out; the same files give the same report.
 //!
 //! **Failure mode.** Numbers can always be computed, even from data without the figure that
@@ -16,7 +16,7 @@ pub mod markdown;
 pub mod record;
 pub mod report;
 pub mod stats;
-pub mod validity;
+pub(crate) mod validity;
 
 #[cfg(test)]
 mod planted;

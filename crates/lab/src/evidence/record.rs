@@ -55,17 +55,17 @@ pub struct RunFacts {
     /// TTFT SLO, in milliseconds.
     pub ttft_slo_ms: f64,
     /// Warm-up, in seconds.
-    pub warm_s: f64,
+    pub(crate) warm_s: f64,
     /// Measured time, in seconds.
-    pub measured_s: f64,
+    pub(crate) measured_s: f64,
     /// Time over which CPU time was measured, in seconds.
-    pub wall_s: f64,
+    pub(crate) wall_s: f64,
     /// Cores of the machine.
     pub cores: u32,
     /// CPU time by process.
     pub cpu: Cpu,
     /// Peak memory of the gateway, in MiB.
-    pub gateway_mib: f64,
+    pub(crate) gateway_mib: f64,
     /// Arrivals that the generator skipped because it could not keep up.
     pub dropped: u64,
 }

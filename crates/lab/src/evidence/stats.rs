@@ -33,7 +33,7 @@ pub fn mean(values: &[f64]) -> Option<f64> {
 
 /// Returns the standard error of the mean; `None` for fewer than two values.
 #[must_use]
-pub fn standard_error(values: &[f64]) -> Option<f64> {
+pub(crate) fn standard_error(values: &[f64]) -> Option<f64> {
     let (mean, count) = (mean(values)?, values.len() as f64);
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     (values.len() > 1).then(|| (squares / (count - 1.0) / count).sqrt())
@@ -54,7 +54,7 @@ pub struct Interval {
 /// of a comparison) separately, and passes to `figure` how often each sample was drawn. A sample is
 /// a block of time: adjacent requests fare alike, so drawing single requests would give too narrow
 /// an interval. `None` if a group is empty or `figure` returns `None`.
-pub fn bootstrap<const N: usize>(
+pub(crate) fn bootstrap<const N: usize>(
     sizes: [usize; N],
     figure: impl Fn([&[u32]; N]) -> Option<f64>,
 ) -> Option<Interval> {

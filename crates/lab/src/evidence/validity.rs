@@ -93,7 +93,7 @@ pub struct ValidityFault {
 
 /// Returns all errors in `runs`, sorted by check.
 #[must_use]
-pub fn faults(runs: &[RecordedRun]) -> Vec<ValidityFault> {
+pub(crate) fn faults(runs: &[RecordedRun]) -> Vec<ValidityFault> {
     let mut faults = Vec::new();
     for run in runs {
         for (check, found) in [

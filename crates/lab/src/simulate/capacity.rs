@@ -48,7 +48,7 @@ impl TokenPrice {
 
 /// Maximum throughput of one worker of a group.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Peak {
+pub(crate) struct Peak {
     /// Good work per second.
     pub work: f64,
     /// Good requests per second.

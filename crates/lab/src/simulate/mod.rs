@@ -24,7 +24,7 @@ pub mod scenario;
 pub mod table;
 
 pub use self::batch::batch;
-pub use self::capacity::{Capacity, Peak};
+pub use self::capacity::Capacity;
 pub use self::figures::{ClassFigures, RunFigures, Second, SimulatedRun};
 pub use self::policy::Policy;
 pub use self::scenario::Scenario;

@@ -32,7 +32,7 @@ pub struct ExperimentReport {
     /// Effect of the gateway at each load.
     pub changes: Vec<GoodputChange>,
     /// Expectations, each with its result.
-    pub expectations: Vec<Expectation>,
+    pub(crate) expectations: Vec<Expectation>,
 }
 
 /// Goodput with the gateway minus goodput without it, for one worker.
@@ -41,12 +41,12 @@ pub struct GoodputChange {
     /// Offered load, in multiples of the capacity.
     pub load: f64,
     /// Gain in good answers per second.
-    pub gained: Interval,
+    pub(crate) gained: Interval,
 }
 
 /// An expected figure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Expectation {
+pub(crate) struct Expectation {
     /// Name of the figure.
     pub what: String,
     /// Expected range, in words.

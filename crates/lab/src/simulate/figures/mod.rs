@@ -41,28 +41,28 @@ pub struct RunFigures {
     /// Requests that were admitted and failed.
     pub failed: u64,
     /// Failed requests without a first token.
-    pub failed_early: u64,
+    pub(crate) failed_early: u64,
     /// Refused requests by reason.
     pub refused: BTreeMap<&'static str, u64>,
     /// Good requests per second.
     pub goodput: f64,
     /// Good requests as a share of those offered.
-    pub goodput_of_offered: Option<f64>,
+    pub(crate) goodput_of_offered: Option<f64>,
     /// Good work as a share of the most that the live workers could do.
-    pub goodput_of_peak: Option<f64>,
+    pub(crate) goodput_of_peak: Option<f64>,
     /// Percentiles 50, 95 and 99 of TTFT from arrival, of admitted requests.
     pub ttft: Option<[Duration; 3]>,
     /// The same of requests that begin a conversation, or stand alone.
-    pub ttft_first: Option<[Duration; 3]>,
+    pub(crate) ttft_first: Option<[Duration; 3]>,
     /// Cached share of the prompt tokens of workers that have prefix caches.
-    pub hit_ratio: Option<f64>,
+    pub(crate) hit_ratio: Option<f64>,
     /// Figures per class, by `Class as usize`.
     pub by_class: [Option<ClassFigures>; 3],
     /// Jain's index of weighted tokens, over callers that wanted more than the fair level.
     pub jain: Option<f64>,
     /// Share of their due that all callers but the greediest got. The due of a caller is its demand, at
     /// most an equal share.
-    pub light_share: Option<f64>,
+    pub(crate) light_share: Option<f64>,
     /// Number of preemptions by workers.
     pub preemptions: u64,
     /// Share admitted of clients that came back after `Retry-After`, at loads within capacity.
@@ -70,18 +70,18 @@ pub struct RunFigures {
     /// Mean `Retry-After` of refused requests, in seconds.
     pub retry_wait: Option<f64>,
     /// Seconds from the last disturbance until good work is normal again. Infinite if it never is.
-    pub recovery: Option<f64>,
+    pub(crate) recovery: Option<f64>,
     /// Share of good requests among those that events added.
-    pub extra_good: Option<f64>,
+    pub(crate) extra_good: Option<f64>,
 }
 
 /// Figures of one class.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClassFigures {
     /// The 99th percentile of TTFT.
-    pub ttft_p99: Option<Duration>,
+    pub(crate) ttft_p99: Option<Duration>,
     /// Good requests as a share of those offered.
-    pub goodput_of_offered: f64,
+    pub(crate) goodput_of_offered: f64,
 }
 
 /// One second of a run.
@@ -104,7 +104,7 @@ pub struct Second {
     /// Requests in the queues, at its end.
     pub waiting: u64,
     /// Median TTFT of the requests that asked in this second.
-    pub ttft_p50: Option<Duration>,
+    pub(crate) ttft_p50: Option<Duration>,
 }
 
 impl RunFigures {

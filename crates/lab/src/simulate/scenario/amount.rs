@@ -20,7 +20,7 @@ impl ScenarioDuration {
 
     /// Creates a duration of `seconds` seconds.
     #[must_use]
-    pub const fn secs(seconds: u64) -> Self {
+    pub(crate) const fn secs(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }
 }
@@ -92,7 +92,7 @@ impl Spread {
 
     /// Creates a log-normal distribution with this mean.
     #[must_use]
-    pub fn log_normal(mean: f64, sigma: f64) -> Self {
+    pub(crate) fn log_normal(mean: f64, sigma: f64) -> Self {
         Self { mean, shape: SpreadShape::LogNormal(sigma), max: LONGEST }
     }
 }

@@ -187,10 +187,10 @@ pub struct GatewaySection {
     pub prefix: bool,
     /// Share of the limit reserved for `critical`.
     #[schemars(range(min = 0, max = 1))]
-    pub reserve_critical: f64,
+    pub(crate) reserve_critical: f64,
     /// Share of the limit reserved for `interactive` and above.
     #[schemars(range(min = 0, max = 1))]
-    pub reserve_interactive: f64,
+    pub(crate) reserve_interactive: f64,
     /// Timeout for the first token of a stream.
     pub first_token: ScenarioDuration,
     /// Timeout between two tokens.

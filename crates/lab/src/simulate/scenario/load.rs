@@ -22,15 +22,15 @@ pub struct OfferedLoad {
     pub arrivals: Arrivals,
     /// Share of clients that ask again after a refusal.
     #[schemars(range(min = 0, max = 1))]
-    pub retry_share: f64,
+    pub(crate) retry_share: f64,
     /// Number of times they ask in all.
     #[schemars(range(min = 1, max = 100))]
     pub attempts: u32,
     /// Share of them that wait for `Retry-After`; the others ask again after `impatience`.
     #[schemars(range(min = 0, max = 1))]
-    pub honour: f64,
+    pub(crate) honour: f64,
     /// Wait of the others.
-    pub impatience: ScenarioDuration,
+    pub(crate) impatience: ScenarioDuration,
     /// Clients whose `Retry-After` is longer than this do not come back.
     pub patience: Option<ScenarioDuration>,
 }
@@ -79,7 +79,7 @@ pub struct RequestShape {
     pub n: u32,
     /// Share of requests for `n` answers; the others want one.
     #[schemars(range(min = 0, max = 1))]
-    pub n_share: f64,
+    pub(crate) n_share: f64,
     /// Conversations; without it each request stands alone.
     pub session: Option<Sessions>,
 }
@@ -160,7 +160,7 @@ pub struct ScenarioEvent {
     /// Worker that dies: its connections break, and new ones are refused.
     pub kill: Option<String>,
     /// Worker that accepts requests from now on and answers none.
-    pub zombie: Option<String>,
+    pub(crate) zombie: Option<String>,
     /// Worker that is back, empty and healthy.
     pub revive: Option<String>,
     /// A pause of workers or gateways, or a clock jump.
@@ -175,7 +175,7 @@ pub struct ScenarioEvent {
     pub request: Option<ExtraRequest>,
     /// `true` to measure recovery from here; otherwise from the last event other than a request.
     #[serde(default)]
-    pub recover: bool,
+    pub(crate) recover: bool,
 }
 
 /// A pause after which work goes on as before.
@@ -187,7 +187,7 @@ pub struct StallEvent {
     /// Length of the pause or jump.
     pub length: ScenarioDuration,
     /// Period of repetition, until the end of the scenario.
-    pub every: Option<ScenarioDuration>,
+    pub(crate) every: Option<ScenarioDuration>,
 }
 
 /// An extra request.

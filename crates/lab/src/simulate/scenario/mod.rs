@@ -20,7 +20,6 @@ pub use expect::Bound;
 pub use fleet::{FirstToken, GatewaySection, ScenarioSlo, WorkerGroup};
 pub use load::{Arrivals, EqualCallers, ExtraRequest, OfferedLoad, RequestShape, ScenarioEvent, StallEvent};
 pub use session::Sessions;
-
 /// A scenario: a fleet, its SLOs, a gateway, and the offered load.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -64,7 +63,7 @@ pub struct Scenario {
     pub expect: BTreeMap<String, Bound>,
     /// Expected range of a figure's mean over all runs: figures of a few seconds vary by chance.
     #[serde(default)]
-    pub expect_mean: BTreeMap<String, Bound>,
+    pub(crate) expect_mean: BTreeMap<String, Bound>,
 }
 
 fn default_duration() -> ScenarioDuration {
@@ -84,7 +83,7 @@ fn default_callers() -> Vec<EqualCallers> {
 }
 
 /// An error of a scenario: the field, and what is wrong with it.
-pub type ScenarioError = (String, String);
+pub(crate) type ScenarioError = (String, String);
 
 impl Scenario {
     /// Checks values against each other, and sorts the events. The schema checks single values.
@@ -103,24 +102,24 @@ impl Scenario {
 
     /// Returns the number of workers.
     #[must_use]
-    pub fn worker_count(&self) -> usize {
+    pub(crate) fn worker_count(&self) -> usize {
         self.workers.iter().map(|group| group.count as usize).sum()
     }
 
     /// Returns the group of each worker, in order of their names.
-    pub fn worker_groups(&self) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn worker_groups(&self) -> impl Iterator<Item = usize> + '_ {
         self.workers.iter().enumerate().flat_map(|(group, workers)| (0..workers.count).map(move |_| group))
     }
 
     /// Returns the name of the worker at `place`: `w1` is at 0.
     #[must_use]
-    pub fn worker_name(place: usize) -> String {
+    pub(crate) fn worker_name(place: usize) -> String {
         format!("w{}", place + 1)
     }
 
     /// Returns the place of the worker of that name.
     #[must_use]
-    pub fn worker_place(&self, name: &str) -> Option<usize> {
+    pub(crate) fn worker_place(&self, name: &str) -> Option<usize> {
         let number: usize = name.strip_prefix('w')?.parse().ok()?;
         (1..=self.worker_count()).contains(&number).then(|| number - 1)
     }

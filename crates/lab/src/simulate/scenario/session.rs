@@ -21,7 +21,7 @@ pub struct Sessions {
     pub system: u32,
     /// Share of the conversations that begin with it.
     #[schemars(range(min = 0, max = 1))]
-    pub system_share: f64,
+    pub(crate) system_share: f64,
     /// Tokens of text at which a conversation ends.
     pub longest: u32,
 }
