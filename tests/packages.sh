@@ -76,9 +76,9 @@ systemctl reload traffic-dam
 until_is 1 bash -c "curl -s http://127.0.0.1:8081/api/v1/state | grep -c '\"sim\"' || true"
 until_is 200 asked
 edited=$(sha256sum </etc/traffic-dam/dam.yaml)
-echo 'dams: many' >>/etc/traffic-dam/dam.yaml
+echo 'gateways: many' >>/etc/traffic-dam/dam.yaml
 if systemctl reload traffic-dam 2>/dev/null; then fail "settings at fault were taken"; fi
-journalctl -u traffic-dam --no-pager | grep -q 'dams: must be' || fail "the fault is not named in the journal"
+journalctl -u traffic-dam --no-pager | grep -q 'gateways: must be' || fail "the fault is not named in the journal"
 [[ $(pid) == "$first" && $(asked) == 200 ]] || fail "a reload with a fault disturbed it"
 sed -i '$d' /etc/traffic-dam/dam.yaml
 
@@ -114,7 +114,7 @@ install next
 until_is 200 asked
 before=$(pid)
 # With settings that the new version refuses, the old one runs on.
-echo 'dams: many' >>/etc/traffic-dam/dam.yaml
+echo 'gateways: many' >>/etc/traffic-dam/dam.yaml
 install next
 grep -q 'refuses these settings' /tmp/said || fail "the upgrade says nothing of refused settings"
 [[ $(pid) == "$before" && $(asked) == 200 ]] || fail "the upgrade ended a gateway that it cannot start again"
