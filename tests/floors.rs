@@ -10,6 +10,8 @@
 mod circles;
 #[path = "floors/paths.rs"]
 mod paths;
+#[path = "floors/public.rs"]
+mod public;
 
 use std::fs;
 use std::path::Path;
