@@ -273,7 +273,7 @@ impl Refusal {
 
     /// Sets the quota status of the rules.
     #[must_use]
-    pub(crate) fn with_quotas(mut self, quotas: Vec<QuotaStatus>) -> Self {
+    pub fn with_quotas(mut self, quotas: Vec<QuotaStatus>) -> Self {
         self.quotas = quotas;
         self
     }

@@ -22,7 +22,7 @@ impl Gate {
     /// Reports that a streamed request has got nothing from its worker for a while. Returns `true`
     /// if it should move: the worker fell silent after the dispatch, none of its answer has come,
     /// and there is another worker.
-    pub(crate) fn awaits(&mut self, id: PermitId, now: Nanos) -> bool {
+    pub fn awaits(&mut self, id: PermitId, now: Nanos) -> bool {
         let Some((permit, worker)) = self.seat_and_worker(id) else { return false };
         let Some(sent) = permit.dispatched_at().filter(|_| permit.stream) else { return false };
         let (begun, place) = (permit.has_begun(), permit.worker);
