@@ -56,6 +56,8 @@ struct JudgedCanary {
     gateways: usize,
     state: CanaryState,
     why: Option<String>,
+    /// How this gateway ends it. It is told once the gate follows.
+    ending: Option<CanaryEnd>,
 }
 
 /// How a canary ends, and why.
@@ -76,6 +78,7 @@ impl App {
             gateways: 1,
             state: CanaryState::UnderWay,
             why: None,
+            ending: None,
         };
         self.0.canaries.0.lock().insert(Arc::clone(&switch.pool), judged);
     }
@@ -226,20 +229,27 @@ impl App {
         if let Some(judged) =
             self.0.canaries.0.lock().get_mut(&switch.pool).filter(|judged| judged.is_of(switch))
         {
-            (judged.state, judged.why) = (state, Some(why));
+            judged.ending = Some((state, why));
         }
         self.follow(next, Instant::now() + FOLLOWING).await;
+        self.note_ended();
         Switched::Cancelled
     }
 
-    /// Takes note of canaries that another gateway, or another switch, has ended.
+    /// Takes note of canaries that have ended here, at another gateway, or by another switch, once the
+    /// gate follows: who reads that one is over finds that it gets no more requests.
     fn note_ended(&self) {
         let switches = self.0.fleet_sync.switches.lock();
         for (pool, judged) in self.0.canaries.0.lock().iter_mut() {
             let Some(last) = switches.last(pool) else { continue };
-            if judged.state == CanaryState::UnderWay && last.epoch > judged.switch.epoch {
+            if judged.state == CanaryState::UnderWay
+                && last.epoch > judged.switch.epoch
+                && self.0.fleet_sync.applied_epoch(pool) >= last.epoch
+            {
                 let ended = |promoted| judged.switch.ended(promoted).as_ref() == Some(last);
-                let (state, why) = if ended(true) {
+                let (state, why) = if let Some(ending) = judged.ending.take() {
+                    ending
+                } else if ended(true) {
                     (CanaryState::Promoted, "its promotion was made, though Redis did not say so".to_owned())
                 } else if ended(false) {
                     (CanaryState::Reverted, "it was ended at another gateway".to_owned())
@@ -296,6 +306,7 @@ impl App {
             gateways: 1,
             state: CanaryState::UnderWay,
             why: None,
+            ending: None,
         }
     }
 }
