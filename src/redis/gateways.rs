@@ -15,6 +15,7 @@ use redis::{Cmd, cmd};
 use super::link::{Probe, ProbeWrite, RedisLink, RedisLoss};
 use crate::clock::Nanos;
 use crate::metrics::RedisOp;
+use crate::redis::millis;
 
 /// Lifetime of a heartbeat: two lost ones do not matter.
 const LIVES: Duration = Duration::from_secs(3);
@@ -132,7 +133,7 @@ impl Gateways {
 
     fn heartbeat(&self, prefix: &str) -> Cmd {
         let says = if self.drains.load(Ordering::Relaxed) { DRAINS } else { SERVES };
-        cmd("SET").arg(alive_key(prefix, &self.id)).arg(says).arg("PX").arg(LIVES.as_millis() as u64).take()
+        cmd("SET").arg(alive_key(prefix, &self.id)).arg(says).arg("PX").arg(millis(LIVES)).take()
     }
 
     /// Returns the ids of the other live gateways, as last seen.

@@ -59,7 +59,7 @@ fn public_names_are_told_from_others() {
     );
 }
 
-/// Whether `path` belongs to the library in `folder`; the program beside it is a crate of its own.
+/// Returns `true` if `path` belongs to the library in `folder`; the program beside it is a crate of its own.
 fn is_library(path: &Path, folder: &str) -> bool {
     path.starts_with(folder) && !path.starts_with("src/commands") && path != Path::new("src/main.rs")
 }
