@@ -62,9 +62,10 @@ impl StreamActivity {
         (self.at, self.tokens_at) = (now, now);
     }
 
-    /// Counts no silence before `now`: the gateway could not have seen what arrived.
-    pub(super) fn count_from(&mut self, now: Nanos) {
-        self.at = self.at.max(now);
+    /// Counts no silence from `from` to `to`: the gateway could not have seen what arrived. What was
+    /// counted before stays, or a gateway that is late again and again would never see a silence.
+    pub(super) fn count_none(&mut self, from: Nanos, to: Nanos) {
+        self.at = self.at + to.since(from.max(self.at));
     }
 
     /// Records that `count` tokens of one stream arrived in `span`.

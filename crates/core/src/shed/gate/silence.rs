@@ -48,7 +48,7 @@ impl Gate {
                 worker.stalled(from, to);
             }
             worker.first_tokens.extend(to.since(from));
-            worker.flow.count_from(to);
+            worker.flow.count_none(from, to);
         }
     }
 

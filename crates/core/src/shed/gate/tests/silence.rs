@@ -207,6 +207,24 @@ fn what_the_gateway_was_late_for_is_held_against_nobody() {
 }
 
 #[test]
+fn a_gateway_that_is_late_again_and_again_sees_a_silence_nevertheless() {
+    let mut gate = two();
+    let hangs = stream(&mut gate, "w1", true, at(0));
+    let lives = stream(&mut gate, "w2", true, at(0));
+    let seen = (0..10_000).step_by(100).find(|millis| {
+        // Throttled: it runs for 400 ms, and is late for 100.
+        if millis % 500 == 400 {
+            gate.lagged(at(*millis), at(millis + 100));
+        }
+        gate.tokens(lives, millis / 100, at(*millis));
+        gate.awaits(hangs, at(*millis));
+        reachable(&gate, at(*millis)) == [false, true]
+    });
+    // Two seconds in which it ran.
+    assert_eq!(seen, Some(2500));
+}
+
+#[test]
 fn a_worker_that_is_back_has_the_limit_that_it_had() {
     let (mut gate, permits) = flowing();
     let before = limit(&gate);
