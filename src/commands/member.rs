@@ -13,8 +13,8 @@ pub(crate) struct HeartbeatLoop {
     #[arg(long, default_value = "dam", value_parser = read::<Id>)]
     prefix: Id,
     /// Key for signing messages, as `redis.hmac_key` in the gateway's settings
-    #[arg(long, env = "TRAFFIC_DAM_REDIS_KEY", hide_env_values = true)]
-    hmac_key: Option<String>,
+    #[arg(long, env = "TRAFFIC_DAM_REDIS_KEY", hide_env_values = true, value_parser = SigningKey::read)]
+    hmac_key: Option<SigningKey>,
     /// Name of the worker [default: made from its host and port]
     #[arg(long, value_parser = read::<Id>)]
     pub(crate) id: Option<Id>,
@@ -42,7 +42,7 @@ impl HeartbeatLoop {
     }
 
     pub(crate) fn key(&self) -> Option<SigningKey> {
-        self.hmac_key.as_deref().map(SigningKey::new)
+        self.hmac_key.clone()
     }
 }
 

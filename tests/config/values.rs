@@ -125,6 +125,8 @@ fn prefixes_are_used_unless_switched_off_and_hashed_with_the_most_specific_key()
     assert_eq!(queue.gate.prefix, None, "nobody chooses who takes from a queue");
     let signed = settings(&format!("{LEAST}redis: {{ hmac_key: a }}\nprefix: {{ share: all }}"));
     assert_eq!((signed.prefix.key, signed.prefix.share), (Some(prefix_key("a")), PrefixShare::All));
+    let turned = settings(&format!("{LEAST}redis: {{ hmac_key: a b }}"));
+    assert_eq!(turned.prefix.key, Some(prefix_key("a")), "the key that signs");
     let own = settings(&format!("{LEAST}redis: {{ hmac_key: a }}\nprefix: {{ key: b, share: caller }}"));
     assert_eq!((own.prefix.key, own.prefix.share), (Some(prefix_key("b")), PrefixShare::Caller));
     assert!(!format!("{own:?}").contains("key: Some([") && !own.effective().contains("key: b"));

@@ -195,3 +195,42 @@ async fn with_a_key_a_caller_that_is_not_signed_is_nobody() {
     assert_eq!(call(&two, "sk-1").await, 200);
     assert_eq!(call(&two, "sk-3").await, 401, "its record is not signed");
 }
+
+#[tokio::test]
+async fn a_signing_key_is_replaced_without_a_caller_that_is_unknown_meanwhile() {
+    let (redis, worker) = (Server::start().await, Worker::start(8));
+    let keyed = |keys: &str| {
+        let keys = format!("timeout: 1s, hmac_key: \"{keys}\"");
+        Dam::start(&settings(&redis, &worker).replace("timeout: 1s", &keys))
+    };
+    let put = async |dam: &Dam, id: &str| {
+        let caller = format!(r#"{{"key":"sk-{id}","team":"{id}"}}"#);
+        assert_eq!(admin(dam, &format!("PUT /api/v1/callers/{id}"), &caller).await.status, 200);
+    };
+    let knows = async |dam: &Dam, id: &str| {
+        eventually("the caller is known", async || call(dam, &format!("sk-{id}")).await == 200).await;
+    };
+    let old = keyed("old");
+    ready(&old).await;
+    put(&old, "a").await;
+    // Gateways get "old new" one after the other, then "new old", then "new".
+    let both = keyed("old new");
+    ready(&both).await;
+    knows(&both, "a").await;
+    put(&both, "b").await;
+    knows(&old, "b").await;
+    drop(old);
+    let turned = keyed("new old");
+    ready(&turned).await;
+    knows(&turned, "a").await;
+    put(&turned, "c").await;
+    knows(&both, "c").await;
+    drop(both);
+    // What was signed with the old key is written again while it is still accepted.
+    put(&turned, "a").await;
+    let new = keyed("new");
+    ready(&new).await;
+    knows(&new, "a").await;
+    knows(&new, "c").await;
+    assert_eq!(call(&new, "sk-b").await, 401, "its record has a signature of the old key");
+}

@@ -59,7 +59,7 @@ class Drainer:
         taken = [f"{taken[0]}:{worker}", *taken]
         self.sides = {f"{prefix}:jobs:{{{pool}}}:{side}": side for side in taken}
         self.dead = f"{prefix}:dead:{{{pool}}}"
-        self.key = os.environ.get("DAM_REDIS_KEY")
+        self.keys = os.environ.get("DAM_REDIS_KEY", "").split()  # the first signs, each is accepted
         self.take, self.emit = self.script("common", "take"), self.script("common", "emit")
         self.claim, self.renew = self.script("claim"), self.script("renew")
         self.back, self.end = self.script("back"), self.script("end")
@@ -181,7 +181,7 @@ class Drainer:
 
         async def send(*parts):
             nonlocal first
-            if sealed == b"1" and self.key:  # a gateway with a key accepts only signed parts
+            if sealed == b"1" and self.keys:  # a gateway with a key accepts only signed parts
                 parts = [(kind, self.signed(job, run.epoch, first + n, kind, data)) for n, (kind, data) in enumerate(parts)]
             args = [*common, run.epoch, first, *(word for part in parts for word in part)]
             said = await self.again(self.emit, keys=keys, args=args)
@@ -289,11 +289,11 @@ class Drainer:
             return data
         data = data.encode() if isinstance(data, str) else data
         place = f"{self.prefix}:reply:{job}:{int(epoch)}-{n}:{kind}\n".encode()
-        return hmac.new(self.key.encode(), place + data, hashlib.sha256).hexdigest().encode() + b" " + data
+        return hmac.new(self.keys[0].encode(), place + data, hashlib.sha256).hexdigest().encode() + b" " + data
 
     def is_genuine(self, job, path, headers, body, signature):
-        if not self.key:
+        if not self.keys:
             return True
         lines = [f"{self.prefix}:job".encode(), job.encode(), self.pool.encode(), path, headers, body]
-        right = hmac.new(self.key.encode(), b"\n".join(lines), hashlib.sha256).hexdigest()
-        return hmac.compare_digest(right.encode(), signature)
+        right = (hmac.new(key.encode(), b"\n".join(lines), hashlib.sha256).hexdigest() for key in self.keys)
+        return any(hmac.compare_digest(it.encode(), signature) for it in right)

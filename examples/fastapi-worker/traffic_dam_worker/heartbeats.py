@@ -9,12 +9,12 @@ async def say(worker, state, news, interval=1.0, prefix="dam"):
     """Sends `state()` (`state`, `url`, `slots`, `running` …) every `interval` seconds, and when `news` is set."""
     server = os.environ.get("DAM_REDIS_URL", "redis://127.0.0.1:6379")
     client = redis.from_url(server, socket_timeout=interval, socket_connect_timeout=interval)
-    key, boot, channel = os.environ.get("DAM_REDIS_KEY"), secrets.token_hex(8), f"{prefix}:health"
+    keys, boot, channel = os.environ.get("DAM_REDIS_KEY", "").split(), secrets.token_hex(8), f"{prefix}:health"
     for seq in itertools.count():
         beat = {"v": 1, "worker": worker, "boot": boot, "seq": seq, "at_ms": int(time.time() * 1000)}
         text = json.dumps({**beat, "interval_ms": int(interval * 1000), **state()})
-        if key:
-            text = hmac.new(key.encode(), f"{channel}\n{text}".encode(), hashlib.sha256).hexdigest() + " " + text
+        if keys:
+            text = hmac.new(keys[0].encode(), f"{channel}\n{text}".encode(), hashlib.sha256).hexdigest() + " " + text
         try:
             async with client.pipeline(transaction=False) as pipe:
                 pipe.sadd(f"{prefix}:workers", worker)

@@ -39,7 +39,9 @@ pub(crate) struct RedisSection {
     pub prefix: Text<Id>,
     /// Key with which workers and gateways sign their messages (HMAC-SHA256): heartbeats, colour
     /// switches, jobs and their answers, callers, changes of rules, tokens of callers. If it is set,
-    /// unsigned messages of these kinds are ignored. `docs/fleet.md` lists what is never signed.
+    /// unsigned messages of these kinds are ignored. `docs/fleet.md` lists what is never signed. Of up
+    /// to four keys, separated by spaces, the first signs and each is accepted, so that a key can be
+    /// replaced.
     #[schemars(extend("writeOnly" = true, "x-default" = "none"))]
     pub hmac_key: Option<Text<Secret>>,
     /// Timeout of a command, after which the gateway continues without its result.

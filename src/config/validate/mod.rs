@@ -60,6 +60,7 @@ pub(super) fn validate(
     let fleet = workers::validate(&file, &root, report);
     let sources = discovery::validate(&file, &root, report);
     let shared = redis::validate(&file, &root, files, report);
+    let redis_key = redis::key(&file, &root, report);
     let callers = callers::validate(&file.callers, &root.key("callers"), report);
     let rules = limits::validate(&file, &root, report);
     callers::check_limits(&callers, &rules, &root.key("callers"), report);
@@ -82,11 +83,11 @@ pub(super) fn validate(
         prefix: workers::prefix(&file),
         workers: fleet,
         discovery: redis::discovery(&file, &shared.redis),
-        registry: discovery::registry(&file, &sources, (&shared.redis, redis::key(&file)), &root, report),
+        registry: discovery::registry(&file, &sources, (&shared.redis, redis_key.clone()), &root, report),
         sources,
         scrape: discovery::scrape(&file, &root, report),
         shared,
-        redis_key: redis::key(&file),
+        redis_key,
         active_colour: file.workers.active_colour.as_ref().map(|colour| colour.0.0.clone()),
         version_wait: workers::positive(
             file.concurrency.queue.version_wait.0,

@@ -76,8 +76,13 @@ fn jobs(file: &ConfigFile, root: &SettingPath<'_>, report: &mut ErrorCollector) 
 }
 
 /// Returns the key for signing.
-pub(super) fn key(file: &ConfigFile) -> Option<SigningKey> {
-    file.redis.hmac_key.as_ref().map(|key| SigningKey::new(key.0.expose()))
+pub(super) fn key(
+    file: &ConfigFile,
+    root: &SettingPath<'_>,
+    report: &mut ErrorCollector,
+) -> Option<SigningKey> {
+    let key = SigningKey::read(file.redis.hmac_key.as_ref()?.0.expose());
+    key.map_err(|fault| report.fault(&root.key("redis").key("hmac_key"), fault.to_string())).ok()
 }
 
 /// Returns the Redis that carries heartbeats, if they may add workers.

@@ -10,6 +10,7 @@ use crate::config::file::{self, ConcurrencyLimit, ConfigFile, LimitFinder, Worke
 use crate::config::settings::PrefixHashing;
 use crate::config::source::{ErrorCollector, SettingPath};
 use crate::config::syntax::{Secret, Text, quarter};
+use crate::fleet::heartbeat::signing_keys;
 use crate::fleet::spec::WorkerSpec;
 use crate::layers::cost::SessionSource;
 use crate::request::Class;
@@ -200,8 +201,10 @@ pub(super) fn gate(file: &ConfigFile, root: &SettingPath<'_>, report: &mut Error
 }
 
 pub(super) fn prefix(file: &ConfigFile) -> PrefixHashing {
-    let secret = file.prefix.key.as_ref().or(file.redis.hmac_key.as_ref());
-    PrefixHashing { key: secret.map(|secret| prefix_key(secret.0.expose())), share: file.prefix.share }
+    // While the signing key is replaced, only the one that signs is the same at all gateways.
+    let signing = file.redis.hmac_key.as_ref().and_then(|secret| signing_keys(secret.0.expose()).next());
+    let secret = file.prefix.key.as_ref().map(|secret| secret.0.expose()).or(signing);
+    PrefixHashing { key: secret.map(prefix_key), share: file.prefix.share }
 }
 
 fn ejection(

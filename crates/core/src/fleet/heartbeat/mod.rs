@@ -13,7 +13,7 @@ mod tests;
 pub use read::HeartbeatError;
 pub(super) use read::name;
 pub(crate) use signature::without_signature;
-pub use signature::{SignatureError, SigningKey, sign_if_keyed, verify_if_keyed};
+pub use signature::{SignatureError, SigningKey, TooManyKeys, sign_if_keyed, signing_keys, verify_if_keyed};
 
 use std::sync::Arc;
 use std::time::Duration;

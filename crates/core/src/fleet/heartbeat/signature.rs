@@ -9,6 +9,7 @@
 //! there, which is why `docs/fleet.md` has access rules for Redis itself.
 
 use std::fmt;
+use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -29,17 +30,40 @@ pub enum SignatureError {
     Wrong,
 }
 
-/// The key that workers and gateways share.
+/// Maximum number of keys in a secret: each costs a failed verification, and two replace each other.
+const MAX_KEYS: usize = 4;
+
+/// A secret has more keys than are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("has {0} keys, separated by spaces; at most {MAX_KEYS} are possible")]
+pub struct TooManyKeys(usize);
+
+/// The key that workers and gateways share: the one that signs, and others that still verify.
 #[derive(Clone)]
-pub struct SigningKey(Hmac<Sha256>);
+pub struct SigningKey {
+    signs: Hmac<Sha256>,
+    others: Arc<[Hmac<Sha256>]>,
+}
 
 impl SigningKey {
-    /// Creates the key from a secret.
+    /// Creates the key from a secret, of which [`signing_keys`] are the parts: the first signs, and
+    /// each verifies. So a key can be replaced while texts with the old one are about.
+    ///
+    /// # Errors
+    /// If there are more than four.
+    pub fn read(secret: &str) -> Result<Self, TooManyKeys> {
+        match signing_keys(secret).count() {
+            number if number > MAX_KEYS => Err(TooManyKeys(number)),
+            _ => Ok(Self::new(secret)),
+        }
+    }
+
+    /// As [`SigningKey::read`], for any number of keys.
     #[must_use]
     pub fn new(secret: &str) -> Self {
-        // HMAC takes keys of any length; the library's error is for algorithms that do not.
-        let keyed = Hmac::new_from_slice(secret.as_bytes());
-        Self(keyed.unwrap_or_else(|_| Hmac::new(&hmac::digest::Key::<Hmac<Sha256>>::default())))
+        let mut keys = signing_keys(secret).map(keyed);
+        let signs = keys.next().unwrap_or_else(|| keyed(secret));
+        Self { signs, others: keys.collect() }
     }
 
     /// Returns `text` with its signature for `channel`.
@@ -55,7 +79,7 @@ impl SigningKey {
     /// Returns the signature of `text` for `channel`.
     #[must_use]
     pub fn sign(&self, channel: &str, text: &[u8]) -> String {
-        hex::write(&self.mac(channel, text).finalize().into_bytes())
+        hex::write(&mac(&self.signs, channel, text).finalize().into_bytes())
     }
 
     /// Returns the text in `signed` if its signature for `channel` is valid.
@@ -66,17 +90,29 @@ impl SigningKey {
         let (digits, text) = split(signed).ok_or(SignatureError::Unsigned)?;
         let signature: [u8; DIGITS / 2] = hex::read(digits).ok_or(SignatureError::Wrong)?;
         // Compares in constant time.
-        self.mac(channel, text).verify_slice(&signature).map_err(|_| SignatureError::Wrong)?;
-        Ok(text)
+        let is_by = |key: &Hmac<Sha256>| mac(key, channel, text).verify_slice(&signature).is_ok();
+        let valid = is_by(&self.signs) || self.others.iter().any(is_by);
+        if valid { Ok(text) } else { Err(SignatureError::Wrong) }
     }
+}
 
-    fn mac(&self, channel: &str, text: &[u8]) -> Hmac<Sha256> {
-        let mut mac = self.0.clone();
-        mac.update(channel.as_bytes());
-        mac.update(b"\n");
-        mac.update(text);
-        mac
-    }
+fn keyed(key: &str) -> Hmac<Sha256> {
+    // HMAC takes keys of any length; the library's error is for algorithms that do not.
+    Hmac::new_from_slice(key.as_bytes())
+        .unwrap_or_else(|_| Hmac::new(&hmac::digest::Key::<Hmac<Sha256>>::default()))
+}
+
+fn mac(key: &Hmac<Sha256>, channel: &str, text: &[u8]) -> Hmac<Sha256> {
+    let mut mac = key.clone();
+    mac.update(channel.as_bytes());
+    mac.update(b"\n");
+    mac.update(text);
+    mac
+}
+
+/// Returns the keys in a secret, which spaces separate.
+pub fn signing_keys(secret: &str) -> impl Iterator<Item = &str> {
+    secret.split_ascii_whitespace()
 }
 
 impl fmt::Debug for SigningKey {

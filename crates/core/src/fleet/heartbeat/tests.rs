@@ -173,3 +173,20 @@ fn fuzzed_heartbeats_that_are_read_are_written_and_read_alike() {
         }
     });
 }
+
+#[test]
+fn of_several_keys_the_first_signs_and_each_is_accepted() {
+    let [old, both, turned, new] =
+        ["old", "old new", "new  old", "new"].map(|text| SigningKey::read(text).unwrap());
+    let text = |key: &SigningKey| key.signed_text("dam:health", LEAST);
+    assert_eq!((text(&both), text(&turned)), (text(&old), text(&new)));
+    for (signs, accepts) in [(&old, &turned), (&new, &both), (&turned, &both), (&both, &turned)] {
+        assert_eq!(accepts.verify("dam:health", text(signs).as_bytes()), Ok(LEAST.as_bytes()));
+    }
+    assert_eq!(old.verify("dam:health", text(&turned).as_bytes()), Err(SignatureError::Wrong));
+    let other = SigningKey::new("other");
+    assert_eq!(both.verify("dam:health", text(&other).as_bytes()), Err(SignatureError::Wrong));
+    assert!(SigningKey::read("a b c d").is_ok());
+    let five = SigningKey::read("a b c d e").unwrap_err();
+    assert_eq!(five.to_string(), "has 5 keys, separated by spaces; at most 4 are possible");
+}
