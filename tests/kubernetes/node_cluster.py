@@ -8,7 +8,6 @@ import subprocess
 import time
 
 CHART = "deploy/helm/traffic-dam"
-VALUES = ["-f", "tests/kubernetes/node-values.yaml"]
 GATEWAYS = "app.kubernetes.io/component=gateway"
 PATIENCE = 120.0
 
@@ -32,8 +31,9 @@ def helm(*command):
     return run("helm", "-n", "llm", *command)
 
 
-def upgrade(*more):
-    return helm("upgrade", "llm", CHART, *VALUES, *more, "--wait", "--timeout", f"{PATIENCE:.0f}s")
+def upgrade(values, *more):
+    """Installs the release `llm` with these values, or changes it to them."""
+    return helm("upgrade", "--install", "llm", CHART, "-f", values, *more, "--wait", "--timeout", f"{PATIENCE:.0f}s")
 
 
 def timed(act):
@@ -62,6 +62,11 @@ def name(pod):
 
 def names(selector=GATEWAYS):
     return sorted(map(name, pods(selector)))
+
+
+def nodes(selector=GATEWAYS):
+    """The nodes where such Pods are, with as many entries as there are Pods."""
+    return sorted(pod["spec"].get("nodeName", "none") for pod in pods(selector) if "deletionTimestamp" not in pod["metadata"])
 
 
 def restarts(pod):

@@ -22,8 +22,10 @@ Answer = namedtuple("Answer", "began first ended kind worker refused again fault
 
 
 class Load:
-    def __init__(self, host, port):
-        self.host, self.port = host, port
+    def __init__(self, host, port, model="sim", name=None):
+        """Asks for `model`, and by another `name` than the host's."""
+        self.host, self.port, self.model = host, port, model
+        self.headers = {"content-type": "application/json", **({"host": name} if name else {})}
         self.lock = threading.Lock()
         self.answers = []
         self.ended = threading.Event()
@@ -35,7 +37,7 @@ class Load:
 
     def call(self, index, kind, kept):
         connection = None
-        body = {"model": "sim", "stream": kind != "whole", "max_tokens": TOKENS[kind], "ignore_eos": True}
+        body = {"model": self.model, "stream": kind != "whole", "max_tokens": TOKENS[kind], "ignore_eos": True}
         body["messages"] = [{"role": "user", "content": "Why does water find its level?"}]
         while not self.ended.is_set():
             began = self.under_way[index] = time.monotonic()
@@ -50,7 +52,7 @@ class Load:
                 try:
                     if not connection:
                         connection, refused = self.connect(began)
-                    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
+                    connection.request("POST", "/v1/chat/completions", json.dumps(body), self.headers)
                     answer = connection.getresponse()
                     worker = answer.headers.get("x-traffic-dam-worker")
                     text = answer.read(1)

@@ -33,6 +33,7 @@ TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 WORDS = many({"type": "string"})
 NAMED = {"type": ["string"], "pattern": "^$|" + NAME}
 URL = text("^$|^https?://")
+MANY_OR_SHARE = {"type": ["integer", "string"], "pattern": "^[0-9]+%$", "minimum": 0}
 
 PLACEMENT = {"nodeSelector": TEXTS, "tolerations": many(), "affinity": FREE}
 SCALING = {"enabled": FLAG, "maxReplicas": number(1, 1000)}
@@ -41,7 +42,7 @@ COLOUR = closed(
     replicas=number(0, 1000), image=text(), command=WORDS, args=WORDS, env=many(), annotations=TEXTS
 )
 POOL = closed(
-    discovery=one_of("addresses", "agent", "self", "queue"),
+    discovery=one_of("kubernetes", "addresses", "agent", "self", "queue"),
     model=text("."),
     image=text(),
     command=WORDS,
@@ -53,6 +54,7 @@ POOL = closed(
     kvTokens=number(0, 10**12),
     stopDelaySeconds=number(1, 86400),
     drainSeconds=number(0, 86400),
+    maxUnavailable=MANY_OR_SHARE,
     colours={"type": "object", "propertyNames": {"pattern": NAME}, "additionalProperties": COLOUR},
     env=many(),
     resources=FREE,
@@ -104,10 +106,8 @@ VALUES = closed(
     ingress=closed(enabled=FLAG, className=text(), host=text(), tlsSecret=text(), annotations=TEXTS),
     httpRoute=closed(enabled=FLAG, parentRefs=many(), hostnames=WORDS),
     autoscaling=closed(minReplicas=number(1, 1000), cpu=number(1, 1000), **SCALING),
-    podDisruptionBudget=closed(
-        enabled=FLAG, maxUnavailable={"type": ["integer", "string"], "pattern": "^[0-9]+%$", "minimum": 0}
-    ),
-    networkPolicy=closed(enabled=FLAG, users=many(), admin=many(), egress=many(), apiServer=many()),
+    podDisruptionBudget=closed(enabled=FLAG, maxUnavailable=MANY_OR_SHARE),
+    networkPolicy=closed(enabled=FLAG, users=many(), admin=many(), workers=many(), egress=many(), apiServer=many()),
     monitoring=closed(
         podMonitor=closed(enabled=FLAG, interval=text("^[0-9]+(ms|s|m)$"), labels=TEXTS),
         rules=closed(enabled=FLAG, labels=TEXTS, runbooks=text()),

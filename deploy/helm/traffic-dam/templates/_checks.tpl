@@ -56,9 +56,6 @@
 {{- if and $v.networkPolicy.enabled $v.monitoring.podMonitor.enabled (not $v.networkPolicy.admin) -}}
 {{- $faults = append $faults "networkPolicy.admin: Prometheus could not reach port 8081; name it as a peer, or disable monitoring.podMonitor" -}}
 {{- end -}}
-{{- if and $v.networkPolicy.enabled $v.switch.enabled (not $v.networkPolicy.admin) -}}
-{{- $faults = append $faults "networkPolicy.admin: the Job that switches colours could not reach port 8081; name this namespace as a peer, or disable switch" -}}
-{{- end -}}
 {{- if and (not $v.serviceAccount.create) $v.serviceAccount.annotations -}}
 {{- $faults = append $faults "serviceAccount.annotations: no account is made to carry them; set serviceAccount.create" -}}
 {{- end -}}
@@ -75,7 +72,7 @@
 {{- $faults = append $faults "serviceAccount.name: workers are found in the cluster, and each Pod of this namespace has the account `default`; set serviceAccount.create, or name an account" -}}
 {{- end -}}
 {{- if and $v.networkPolicy.apiServer (not (and $cluster $v.networkPolicy.egress)) -}}
-{{- $faults = append $faults "networkPolicy.apiServer: used only with config.workers.discovery: kubernetes and networkPolicy.egress" -}}
+{{- $faults = append $faults "networkPolicy.apiServer: used only where the gateways find workers in the cluster, and with networkPolicy.egress" -}}
 {{- end -}}
 
 {{- /* Workers. */ -}}
@@ -89,12 +86,15 @@
 {{- if not $pool.image -}}
 {{- $faults = append $faults (printf "pools.%s.image: name the image of the worker" $name) -}}
 {{- end -}}
-{{- if and (eq (toString (dig "concurrency" "limit" "" $config)) "slots") (not $pool.slots) (eq $pool.discovery "addresses") -}}
+{{- if eq (toString $pool.maxUnavailable) "0" -}}
+{{- $faults = append $faults (printf "pools.%s.maxUnavailable: with 0 no node can ever be drained; set at least 1" $name) -}}
+{{- end -}}
+{{- if and (eq (toString (dig "concurrency" "limit" "" $config)) "slots") (not $pool.slots) (has $pool.discovery (list "addresses" "kubernetes")) -}}
 {{- $faults = append $faults (printf "pools.%s.slots: config.concurrency.limit is slots, so say how many requests it decodes at once" $name) -}}
 {{- end -}}
 {{- if $pool.autoscaling.enabled -}}
 {{- if eq $pool.discovery "addresses" -}}
-{{- $faults = append $faults (printf "pools.%s.autoscaling: the gateways know workers found by addresses from their settings, and so a fixed number of them; set discovery to agent, self or queue" $name) -}}
+{{- $faults = append $faults (printf "pools.%s.autoscaling: the gateways know workers found by addresses from their settings, and so a fixed number of them; set discovery to kubernetes, agent, self or queue" $name) -}}
 {{- end -}}
 {{- if not $v.keda.prometheus -}}
 {{- $faults = append $faults (printf "pools.%s.autoscaling: set keda.prometheus to the address of the Prometheus that scrapes the gateways" $name) -}}

@@ -36,18 +36,25 @@
 
 {{- $workers := $config.workers | default dict -}}
 {{- $static := $workers.static | default list -}}
+{{- $services := $workers.kubernetes | default list -}}
 {{- $sources := include "traffic-dam.sources" . | fromJsonArray -}}
 {{- range $pool, $spec := $pools -}}
 {{- range $colour, $side := $spec.colours -}}
+{{- $set := printf "%s-%s-%s" $name $pool $colour -}}
 {{- if eq $spec.discovery "addresses" -}}
 {{- range $index := until (int $side.replicas) -}}
-{{- $set := printf "%s-%s-%s" $name $pool $colour -}}
 {{- $worker := dict "id" (printf "%s-%s-%d" $pool $colour $index) "pool" $pool "model" $spec.model "colour" $colour
     "url" (printf "http://%s-%d.%s.%s.svc.%s:%d" $set $index $set $.Release.Namespace $.Values.clusterDomain (int $spec.port)) -}}
 {{- if $spec.slots -}}{{- $_ := set $worker "slots" (int $spec.slots) -}}{{- end -}}
 {{- if $spec.kvTokens -}}{{- $_ := set $worker "kv_tokens" (int $spec.kvTokens) -}}{{- end -}}
 {{- $static = append $static $worker -}}
 {{- end -}}
+{{- else if eq $spec.discovery "kubernetes" -}}
+{{- $service := dict "service" $set "port" "http" "pool" $pool "model" $spec.model "colour" $colour -}}
+{{- if $spec.slots -}}{{- $_ := set $service "slots" (int $spec.slots) -}}{{- end -}}
+{{- if $spec.kvTokens -}}{{- $_ := set $service "kv_tokens" (int $spec.kvTokens) -}}{{- end -}}
+{{- $services = append $services $service -}}
+{{- $sources = append $sources "kubernetes" | uniq -}}
 {{- else if eq $spec.discovery "queue" -}}
 {{- $_ := set $workers "mode" "queue" -}}
 {{- else -}}
@@ -56,6 +63,7 @@
 {{- end -}}
 {{- end -}}
 {{- if $static -}}{{- $_ := set $workers "static" $static -}}{{- end -}}
+{{- if $services -}}{{- $_ := set $workers "kubernetes" $services -}}{{- end -}}
 {{- if eq (len $sources) 1 -}}
 {{- $_ := set $workers "discovery" (first $sources) -}}
 {{- else if $sources -}}

@@ -3,8 +3,8 @@
 {{- $pools := dict -}}
 {{- range $name, $given := .Values.pools -}}
 {{- $pool := mergeOverwrite (dict
-    "discovery" "addresses" "model" "*" "image" "" "command" list "args" list "port" 8000 "health" "/health"
-    "startupSeconds" 600 "slots" 0 "kvTokens" 0 "stopDelaySeconds" 5 "drainSeconds" 60 "env" list "resources" dict
+    "discovery" "kubernetes" "model" "*" "image" "" "command" list "args" list "port" 8000 "health" "/health"
+    "startupSeconds" 600 "slots" 0 "kvTokens" 0 "stopDelaySeconds" 5 "drainSeconds" 60 "maxUnavailable" 1 "env" list "resources" dict
     "volumes" list "volumeMounts" list "volumeClaimTemplates" list "nodeSelector" dict "tolerations" list
     "affinity" dict "runtimeClassName" "" "podSecurityContext" dict "securityContext" dict
     "agent" (dict "metrics" "/metrics" "maxLoad" 0 "rename" list)
@@ -21,7 +21,7 @@
 {{- /* "true" if any pool is found by heartbeats, or takes from the queue. */ -}}
 {{- define "traffic-dam.heartbeats" -}}
 {{- range $name, $pool := include "traffic-dam.pools" . | fromJson -}}
-{{- if ne $pool.discovery "addresses" -}}true{{- end -}}
+{{- if has $pool.discovery (list "agent" "self" "queue") -}}true{{- end -}}
 {{- end -}}
 {{- end }}
 
@@ -32,9 +32,14 @@
 {{ without $all "none" | toJson }}
 {{- end }}
 
-{{- /* What the gateways may read in which namespace, as a JSON object; empty without `discovery: kubernetes`. */ -}}
+{{- /* What the gateways may read in which namespace, as a JSON object; empty unless they find workers in the cluster. */ -}}
 {{- define "traffic-dam.cluster" -}}
 {{- $places := dict -}}
+{{- range $name, $pool := include "traffic-dam.pools" . | fromJson -}}
+{{- if eq $pool.discovery "kubernetes" -}}
+{{- $_ := set $places $.Release.Namespace (dict "slices" true "pods" false "pools" list) -}}
+{{- end -}}
+{{- end -}}
 {{- if has "kubernetes" (include "traffic-dam.sources" . | fromJsonArray) -}}
 {{- range (.Values.config.workers).kubernetes -}}
 {{- $namespace := .namespace | default $.Release.Namespace -}}
