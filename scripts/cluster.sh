@@ -5,11 +5,12 @@
 kubectl=$tools/bin/kubectl
 
 # api_server FOLDER ADDRESS [OPTION...]: starts both, waits until they serve, and points KUBECONFIG at them. The command
-# of the API server stays in `api_command`, its URL in `api_url`.
+# of the API server stays in `api_command`, its URL in `api_url`. API_PORT is its port, if it must be a certain one.
 api_server() {
     local folder=$1 address=$2 etcd='' peer='' port='' tick
     shift 2
     for name in etcd peer port; do free_port "$name"; done
+    port=${API_PORT:-$port}
     start etcd etcd --data-dir "$folder/etcd-data" --unsafe-no-fsync --listen-client-urls "http://127.0.0.1:$etcd" \
         --advertise-client-urls "http://127.0.0.1:$etcd" --listen-peer-urls "http://127.0.0.1:$peer" \
         --initial-advertise-peer-urls "http://127.0.0.1:$peer" --initial-cluster "default=http://127.0.0.1:$peer"

@@ -1,0 +1,148 @@
+# shellcheck shell=bash
+# What a cluster has once, besides the API server of cluster.sh and the nodes of node.sh: a controller manager and a
+# scheduler, CoreDNS, a metrics-server, Prometheus, KEDA, and Traefik for Ingress and Gateway API. All of them are real;
+# each runs as a process at the address of the control plane, where it would be in Pods elsewhere. Sourced after these two.
+# shellcheck disable=SC2154 # these say where the cluster is
+
+# planes_run FOLDER: what a cluster has once, besides the API server.
+planes_run() {
+    local manager='' scheduler=''
+    for name in manager scheduler; do free_port "$name"; done
+    start kube-controller-manager kube-controller-manager --kubeconfig "$KUBECONFIG" --leader-elect=false \
+        --bind-address 127.0.0.1 --secure-port "$manager" --service-account-private-key-file "$1/sa.key" \
+        --root-ca-file "$1/certs/apiserver.crt"
+    start kube-scheduler kube-scheduler --kubeconfig "$KUBECONFIG" --leader-elect=false --bind-address 127.0.0.1 \
+        --secure-port "$scheduler"
+}
+
+# names_run FOLDER: CoreDNS with the settings that kubeadm gives it, but for the health checks.
+names_run() {
+    cat >"$1/Corefile" <<COREFILE
+.:53 {
+    bind $control
+    errors
+    kubernetes cluster.local in-addr.arpa ip6.arpa {
+        kubeconfig $KUBECONFIG
+        pods insecure
+        fallthrough in-addr.arpa ip6.arpa
+        ttl 30
+    }
+    cache 30 {
+        disable success cluster.local
+        disable denial cluster.local
+    }
+    loadbalance
+}
+COREFILE
+    start coredns coredns -conf "$1/Corefile"
+}
+
+# aggregation FOLDER: sets `aggregation` to options for an API server that lets others answer for a group of resources.
+aggregation() {
+    openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=front -keyout "$1/front.key" -out "$1/front.crt" 2>/dev/null
+    # shellcheck disable=SC2034 # for the caller
+    aggregation=(--requestheader-client-ca-file="$1/front.crt" --proxy-client-cert-file="$1/front.crt"
+        --proxy-client-key-file="$1/front.key" --requestheader-extra-headers-prefix=X-Remote-Extra-
+        --requestheader-group-headers=X-Remote-Group --requestheader-username-headers=X-Remote-User
+        --enable-aggregator-routing=true)
+}
+
+# answers_for GROUP VERSION PORT NAMESPACE NAME: the API server has these resources from whoever listens at PORT.
+answers_for() {
+    "$kubectl" get namespace "$4" >/dev/null 2>&1 || "$kubectl" create namespace "$4" >/dev/null
+    "$kubectl" apply -f - >/dev/null <<YAML
+apiVersion: v1
+kind: Service
+metadata: { name: $5, namespace: $4 }
+spec: { ports: [{ name: https, port: 443, targetPort: $3 }] }
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: { name: $5, namespace: $4, labels: { kubernetes.io/service-name: $5 } }
+addressType: IPv4
+ports: [{ name: https, port: $3, protocol: TCP }]
+endpoints: [{ addresses: [$control], conditions: { ready: true } }]
+---
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: { name: $2.$1 }
+spec:
+  group: $1
+  version: $2
+  groupPriorityMinimum: 100
+  versionPriority: 100
+  insecureSkipTLSVerify: true
+  service: { name: $5, namespace: $4 }
+YAML
+    "$kubectl" wait --for=condition=Available "apiservice/$2.$1" --timeout=60s >/dev/null || fail "nobody answers for $1"
+}
+
+# metrics_run FOLDER: the metrics-server, by which an HPA knows how busy Pods are.
+metrics_run() {
+    local port=''
+    free_port port
+    start metrics-server metrics-server --kubeconfig "$KUBECONFIG" --authentication-kubeconfig "$KUBECONFIG" \
+        --authorization-kubeconfig "$KUBECONFIG" --secure-port "$port" --cert-dir "$1/metrics-certs" \
+        --kubelet-insecure-tls --kubelet-preferred-address-types InternalIP --metric-resolution 15s
+    answers_for metrics.k8s.io v1beta1 "$port" kube-system metrics-server
+}
+
+# prometheus_runs FOLDER TOKEN: at port 9090, with the gateways' Pods as targets.
+prometheus_runs() {
+    cat >"$1/prometheus.yml" <<YAML
+global: { scrape_interval: 2s }
+scrape_configs:
+  - job_name: traffic-dam
+    authorization: { credentials: $2 }
+    kubernetes_sd_configs: [{ role: pod, kubeconfig_file: "$KUBECONFIG", namespaces: { names: [llm] } }]
+    relabel_configs: [{ source_labels: [__meta_kubernetes_pod_container_port_name], regex: admin, action: keep }]
+YAML
+    start prometheus prometheus --config.file "$1/prometheus.yml" --storage.tsdb.path "$1/prometheus" \
+        --web.listen-address "$control:9090"
+    export PROMETHEUS=http://$control:9090
+}
+
+# keda_runs FOLDER: the operator of KEDA, and its adapter, from which an HPA has the figures of Prometheus.
+keda_runs() {
+    local grpc='' port='' health='' own='' adapter=''
+    for name in grpc port health own adapter; do free_port "$name"; done
+    mkdir "$1/keda"
+    openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=keda -addext 'subjectAltName=DNS:localhost' \
+        -keyout "$1/keda/tls.key" -out "$1/keda/tls.crt" 2>/dev/null
+    cp "$1/keda/tls.crt" "$1/keda/ca.crt"
+    "$kubectl" apply --server-side -f "$tools/kubernetes-crds" >/dev/null
+    "$kubectl" wait --for=condition=Established crd --all --timeout=60s >/dev/null
+    start keda env WATCH_NAMESPACE= KEDA_CLUSTER_OBJECT_NAMESPACE=keda POD_NAMESPACE=keda keda --cert-dir "$1/keda" \
+        --metrics-service-bind-address "127.0.0.1:$grpc" --metrics-bind-address "127.0.0.1:$own" \
+        --health-probe-bind-address "127.0.0.1:$health" --enable-webhook-patching=false --enable-apiservice-patching=false
+    start keda-adapter env WATCH_NAMESPACE= KEDA_CLUSTER_OBJECT_NAMESPACE=keda POD_NAMESPACE=keda keda-adapter \
+        --cert-dir "$1/keda" --secure-port "$port" --metrics-service-address "localhost:$grpc" --port "$adapter" \
+        --tls-cert-file "$1/keda/tls.crt" --tls-private-key-file "$1/keda/tls.key" \
+        --authentication-kubeconfig "$KUBECONFIG" --authorization-kubeconfig "$KUBECONFIG" --lister-kubeconfig "$KUBECONFIG"
+    answers_for external.metrics.k8s.io v1beta1 "$port" keda keda-metrics-apiserver
+}
+
+# traefik_runs: serves Ingresses of the class `traefik` and HTTPRoutes of the Gateway `traefik` at port 8000.
+traefik_runs() {
+    start traefik "$tools/balancers/bin/traefik" --entrypoints.web.address="$control:8000" --log.level=INFO \
+        --global.checknewversion=false --global.sendanonymoususage=false \
+        --providers.kubernetesingress=true --providers.kubernetesgateway=true
+    "$kubectl" apply -f - >/dev/null <<YAML
+apiVersion: networking.k8s.io/v1
+kind: IngressClass
+metadata: { name: traefik }
+spec: { controller: traefik.io/ingress-controller }
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: { name: traefik }
+spec: { controllerName: traefik.io/gateway-controller }
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: { name: traefik, namespace: llm }
+spec:
+  gatewayClassName: traefik
+  listeners: [{ name: web, protocol: HTTP, port: 8000 }]
+YAML
+}
