@@ -184,6 +184,9 @@ impl Dam {
 
 impl Drop for Dam {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the gateway when the test failed: {}", self.app.state());
+        }
         self.app.close();
         self.served.abort();
     }
