@@ -62,10 +62,10 @@ impl StreamActivity {
         (self.at, self.tokens_at) = (now, now);
     }
 
-    /// Counts no silence from `from` to `to`: the gateway could not have seen what arrived. What was
-    /// counted before stays, or a gateway that is late again and again would never see a silence.
-    pub(super) fn count_none(&mut self, from: Nanos, to: Nanos) {
-        self.at = self.at + to.since(from.max(self.at));
+    /// Counts `length` of the time up to `now` for no silence: the gateway could not have seen what
+    /// arrived. The rest stays counted, or one that is late again and again would never see a silence.
+    pub(super) fn extend(&mut self, length: Duration, now: Nanos) {
+        self.at = (self.at + length).min(now.max(self.at));
     }
 
     /// Records that `count` tokens of one stream arrived in `span`.

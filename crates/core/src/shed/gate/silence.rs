@@ -13,10 +13,16 @@
 //! * **Trade-off.** A worker whose only stream pauses for seconds is skipped for one cool-down; the
 //!   stream goes on.
 
+use std::time::Duration;
+
 use crate::clock::Nanos;
 use crate::shed::permit_record::{PermitId, PermitRecord};
 
 use super::Gate;
+
+/// Length of a pause of the gateway after which everything may seem silent: half of the
+/// shortest silence.
+const LONG: Duration = Duration::from_secs(1);
 
 impl Gate {
     /// Reports that a streamed request has got nothing from its worker for a while. Returns `true`
@@ -41,14 +47,19 @@ impl Gate {
     }
 
     /// Records that the gateway itself was late from `from` to `to`. It sees only afterwards what
-    /// the workers did then, so nothing of that time counts against them.
-    pub fn lagged(&mut self, from: Nanos, to: Nanos) {
+    /// the workers did then, so no measurement of that time counts against them. Waits for them are
+    /// longer by all of a [`LONG`] pause, and else by `credit`, which is
+    /// [bounded](crate::clock::Lag::overlap): a gateway that is late again and again must find a
+    /// silent worker before its requests time out, or it would send more there.
+    pub fn lagged(&mut self, from: Nanos, to: Nanos, credit: Duration) {
+        let length = to.since(from);
+        let own = if length >= LONG { length } else { credit };
         for worker in self.workers.iter_mut().flatten() {
             if worker.ledger.in_flight() > 0 {
                 worker.stalled(from, to);
             }
-            worker.first_tokens.extend(to.since(from));
-            worker.flow.count_none(from, to);
+            worker.first_tokens.extend(own);
+            worker.flow.extend(own, to);
         }
     }
 

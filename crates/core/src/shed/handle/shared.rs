@@ -192,7 +192,8 @@ impl GateState {
         let Some(pause) = clock.lag().pause(now) else { return };
         // An ongoing pause grows a little with each call until the next tick.
         if pause.pause_to > self.paused_until + TICK {
-            self.gate.lagged(pause.pause_from.max(self.paused_until), pause.pause_to);
+            let from = pause.pause_from.max(self.paused_until);
+            self.gate.lagged(from, pause.pause_to, clock.lag().overlap(from, pause.pause_to));
             self.paused_until = pause.pause_to;
         }
     }

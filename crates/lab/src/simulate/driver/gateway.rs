@@ -86,7 +86,7 @@ impl SimulatedGateway {
     /// Reports to the gate a time in which the gateway itself was stalled.
     pub(super) fn lagged(&mut self, from: Nanos, to: Nanos) {
         if let Some(gate) = &mut self.gate {
-            gate.lagged(from, to);
+            gate.lagged(from, to, to.since(from));
         }
     }
 

@@ -197,7 +197,7 @@ fn what_the_gateway_was_late_for_is_held_against_nobody() {
         let before = limit(&gate);
         let unread = stream(&mut gate, "w1", false, at(2050));
         if told {
-            gate.lagged(at(2060), at(5060));
+            gate.lagged(at(2060), at(5060), Duration::ZERO);
         }
         assert!(!gate.awaits(permits[0], at(5070)));
         assert_eq!(reachable(&gate, at(5070)), [told]);
@@ -212,16 +212,15 @@ fn a_gateway_that_is_late_again_and_again_sees_a_silence_nevertheless() {
     let hangs = stream(&mut gate, "w1", true, at(0));
     let lives = stream(&mut gate, "w2", true, at(0));
     let seen = (0..10_000).step_by(100).find(|millis| {
-        // Throttled: it runs for 400 ms, and is late for 100.
+        // Throttled: it runs for 200 ms and is late for 300, of which a third is credited.
         if millis % 500 == 400 {
-            gate.lagged(at(*millis), at(millis + 100));
+            gate.lagged(at(millis - 300), at(*millis), Duration::from_millis(100));
         }
         gate.tokens(lives, millis / 100, at(*millis));
         gate.awaits(hangs, at(*millis));
         reachable(&gate, at(*millis)) == [false, true]
     });
-    // Two seconds in which it ran.
-    assert_eq!(seen, Some(2500));
+    assert_eq!(seen, Some(2500), "two seconds and the credit");
 }
 
 #[test]
