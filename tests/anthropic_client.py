@@ -33,20 +33,19 @@ def check_a_message():
 
 
 def check_a_stream_comes_word_by_word():
-    began = time.monotonic()
-    first = None
     with client().messages.stream(
         model="sim", messages=ASK, max_tokens=30, extra_body={"ignore_eos": True}
     ) as stream:
-        words = []
-        for text in stream.text_stream:
-            first = first or time.monotonic() - began
-            words.append(text)
+        words = list(stream.text_stream)
         message = stream.get_final_message()
-    whole = time.monotonic() - began
     assert len(words) == 30 and "".join(words) == message.content[0].text
     assert message.usage.output_tokens == 30 and message.usage.input_tokens > 0
-    assert first < whole / 2, f"the first word came after {first:.2f} s of {whole:.2f} s"
+    # The first word is here long before the last.
+    with client().messages.stream(
+        model="sim", messages=ASK, max_tokens=5000, extra_body={"ignore_eos": True}
+    ) as stream:
+        assert next(iter(stream.text_stream)) and running_on_the_worker() == 1
+    until_the_worker_is_idle()
 
 
 def check_thoughts_and_cached_prompts():
@@ -116,11 +115,9 @@ def check_the_package_waits_as_it_is_told():
 def check_a_wait_of_an_hour_is_one_call():
     rare = client("sk-test-anthropic-rare", retries=5)
     say(1, rare)
-    began = time.monotonic()
     refused = refusal_of(anthropic.RateLimitError, lambda: say(1, rare))
     assert refused.response.headers["x-should-retry"] == "false"
     assert refused.response.request.headers["x-stainless-retry-count"] == "0"
-    assert time.monotonic() - began < 5
 
 
 def check_overload_is_a_529_that_says_when():
