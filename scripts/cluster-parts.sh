@@ -1,7 +1,6 @@
 # shellcheck shell=bash
 # What a cluster has once, besides the API server of cluster.sh and the nodes of node.sh: a controller manager and a
-# scheduler, CoreDNS, a metrics-server, Prometheus, KEDA, and Traefik for Ingress and Gateway API. All of them are real;
-# each runs as a process at the address of the control plane, where it would be in Pods elsewhere. Sourced after these two.
+# scheduler, CoreDNS, a metrics-server, Prometheus, and Traefik for Ingress and Gateway API. All of them are real; each runs as a process at the address of the control plane, where it would be in Pods elsewhere. Sourced after these two.
 # shellcheck disable=SC2154 # these say where the cluster is
 
 # planes_run FOLDER: what a cluster has once, besides the API server.
@@ -35,6 +34,9 @@ names_run() {
 }
 COREFILE
     start coredns coredns -conf "$1/Corefile"
+    # Whoever is on this node asks it, too.
+    echo "nameserver $control" >"$1/resolv.conf"
+    mount --bind "$1/resolv.conf" /etc/resolv.conf
 }
 
 # aggregation FOLDER: sets `aggregation` to options for an API server that lets others answer for a group of resources.
@@ -87,43 +89,24 @@ metrics_run() {
     answers_for metrics.k8s.io v1beta1 "$port" kube-system metrics-server
 }
 
-# prometheus_runs FOLDER TOKEN: at port 9090, with the gateways' Pods as targets.
+# prometheus_runs FOLDER TOKEN: at port 9090, with the gateways as targets. Debian's knows no Kubernetes, but DNS.
 prometheus_runs() {
     cat >"$1/prometheus.yml" <<YAML
 global: { scrape_interval: 2s }
 scrape_configs:
   - job_name: traffic-dam
     authorization: { credentials: $2 }
-    kubernetes_sd_configs: [{ role: pod, kubeconfig_file: "$KUBECONFIG", namespaces: { names: [llm] } }]
-    relabel_configs: [{ source_labels: [__meta_kubernetes_pod_container_port_name], regex: admin, action: keep }]
+    dns_sd_configs: [{ names: [llm-traffic-dam-metrics.llm.svc.cluster.local], type: A, port: 8081, refresh_interval: 2s }]
 YAML
     start prometheus prometheus --config.file "$1/prometheus.yml" --storage.tsdb.path "$1/prometheus" \
         --web.listen-address "$control:9090"
     export PROMETHEUS=http://$control:9090
 }
 
-# keda_runs FOLDER: the operator of KEDA, and its adapter, from which an HPA has the figures of Prometheus.
-keda_runs() {
-    local grpc='' port='' health='' own='' adapter=''
-    for name in grpc port health own adapter; do free_port "$name"; done
-    mkdir "$1/keda"
-    openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=keda -addext 'subjectAltName=DNS:localhost' \
-        -keyout "$1/keda/tls.key" -out "$1/keda/tls.crt" 2>/dev/null
-    cp "$1/keda/tls.crt" "$1/keda/ca.crt"
-    "$kubectl" apply --server-side -f "$tools/kubernetes-crds" >/dev/null
-    "$kubectl" wait --for=condition=Established crd --all --timeout=60s >/dev/null
-    start keda env WATCH_NAMESPACE= KEDA_CLUSTER_OBJECT_NAMESPACE=keda POD_NAMESPACE=keda keda --cert-dir "$1/keda" \
-        --metrics-service-bind-address "127.0.0.1:$grpc" --metrics-bind-address "127.0.0.1:$own" \
-        --health-probe-bind-address "127.0.0.1:$health" --enable-webhook-patching=false --enable-apiservice-patching=false
-    start keda-adapter env WATCH_NAMESPACE= KEDA_CLUSTER_OBJECT_NAMESPACE=keda POD_NAMESPACE=keda keda-adapter \
-        --cert-dir "$1/keda" --secure-port "$port" --metrics-service-address "localhost:$grpc" --port "$adapter" \
-        --tls-cert-file "$1/keda/tls.crt" --tls-private-key-file "$1/keda/tls.key" \
-        --authentication-kubeconfig "$KUBECONFIG" --authorization-kubeconfig "$KUBECONFIG" --lister-kubeconfig "$KUBECONFIG"
-    answers_for external.metrics.k8s.io v1beta1 "$port" keda keda-metrics-apiserver
-}
-
 # traefik_runs: serves Ingresses of the class `traefik` and HTTPRoutes of the Gateway `traefik` at port 8000.
 traefik_runs() {
+    "$kubectl" apply --server-side -f "$tools/kubernetes-crds" >/dev/null
+    "$kubectl" wait --for=condition=Established crd --all --timeout=60s >/dev/null
     start traefik "$tools/balancers/bin/traefik" --entrypoints.web.address="$control:8000" --log.level=INFO \
         --global.checknewversion=false --global.sendanonymoususage=false \
         --providers.kubernetesingress=true --providers.kubernetesgateway=true

@@ -133,12 +133,12 @@ healthzBindAddress: "127.0.0.1:$health"
 conntrack: { maxPerCore: 0, min: 0 }
 YAML
     start kube-proxy kube-proxy --config "$1/kube-proxy.yaml"
-    # Of this the policies alone: who may reach which Pod.
-    start kube-router kube-router --kubeconfig "$KUBECONFIG" --hostname-override "node-$2" --run-firewall=true \
-        --run-router=false --run-service-proxy=false --run-loadbalancer=false --service-cluster-ip-range 10.96.0.0/16
     for ((tick = 0; ; tick++)); do
         "$kubectl" wait --for=condition=Ready "node/node-$2" --timeout=1s >/dev/null 2>&1 && break
         { ((tick < 90)) && kill -0 "${started[@]}" 2>/dev/null; } || fail "node-$2 did not become ready"
         sleep 0.5
     done
+    # Of this the policies alone: who may reach which Pod. It must find its node.
+    start kube-router kube-router --kubeconfig "$KUBECONFIG" --hostname-override "node-$2" --run-firewall=true \
+        --run-router=false --run-service-proxy=false --run-loadbalancer=false --service-cluster-ip-range 10.96.0.0/16
 }

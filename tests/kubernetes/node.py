@@ -9,12 +9,12 @@ import time
 from node_cluster import GATEWAYS, Failure, helm, kubectl, settled, timed, upgrade
 from node_found import found_in_the_cluster
 from node_load import Load, figures
-from node_scaled import scaled_by_keda
 from node_steps import (
     Workers,
     autoscale,
     bad_settings,
     delete,
+    demand,
     drain_node,
     evict,
     kill,
@@ -39,6 +39,7 @@ def found_by_heartbeats():
     load = Load(SERVICE, 80)
     began = time.monotonic()
     step(load, "nothing done", lambda: time.sleep(5) or "for 5 s")
+    step(load, "the question that KEDA asks of Prometheus", lambda: demand(VALUES))
     step(load, "gateways, rollout restart", roll_gateways)
     step(load, "workers, scaled from 2", lambda: workers.scales(load, 4, 2, 3))
     # One of them is always away, and the others must have the slots for all callers.
@@ -71,8 +72,6 @@ try:
     found_by_heartbeats()
     uninstall()
     found_in_the_cluster(SERVICE)
-    uninstall()
-    scaled_by_keda(SERVICE)
     uninstall()
 except Failure as failure:
     sys.exit(f"node: {failure}")

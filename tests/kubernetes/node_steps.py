@@ -4,7 +4,10 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import time
+import urllib.parse
+import urllib.request
 
 from node_cluster import (
     CHART,
@@ -26,7 +29,7 @@ from node_cluster import (
     until,
     upgrade,
 )
-from node_load import figures
+from node_load import CALLERS, figures
 
 
 def step(load, title, act, allowed=None):
@@ -199,6 +202,24 @@ def switch(load, colour, act):
     after = [(name(pod), restarts(pod)) for pod in pods(GATEWAYS)]
     if before != after:
         raise Failure(f"gateways were restarted: {before}, {after}")
+
+
+def demand(values):
+    """What a ScaledObject of the chart asks is answered with the requests that the workers have and that wait."""
+    scaled = "pools.chat.autoscaling.enabled=true,keda.prometheus=http://prometheus"
+    text = helm("template", "llm", CHART, "-f", values, "--set", scaled, "--show-only", "templates/workers.yaml")
+    # A folded text: lines until one that is less far in.
+    query = re.search(r"query: >-\n((?: {10}.*\n)+)", text)[1]
+    url = f"{os.environ['PROMETHEUS']}/api/v1/query?" + urllib.parse.urlencode({"query": " ".join(query.split())})
+    found = []
+
+    def answered():
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            found.extend(float(it["value"][1]) for it in json.load(answer)["data"]["result"])
+        return found and 0 < found[-1] <= len(CALLERS)
+
+    until(f"Prometheus answers {query} with what the callers do", answered)
+    return f"{found[-1]:.0f} requests"
 
 
 def bad_settings(values):
