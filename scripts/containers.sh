@@ -94,8 +94,9 @@ debian_files() {
     local folder=$1 archive
     mkdir -p "$folder.debs" "$folder"
     shift
-    (cd "$folder.debs" && apt-get download -q "$@")
-    for archive in "$folder.debs"/*.deb; do dpkg-deb -x "$archive" "$folder"; done
+    # What makes an image is called where the shell does not stop by itself.
+    (cd "$folder.debs" && apt-get download -q "$@") || return 1
+    for archive in "$folder.debs"/*.deb; do dpkg-deb -x "$archive" "$folder" || return 1; done
     rm -rf "$folder.debs" "$folder"/usr/share/{doc,man,locale,lintian,bug}
 }
 
@@ -111,7 +112,7 @@ distroless_tree() {
 
 # What gcr.io/distroless/cc-debian12:nonroot holds: glibc, libgcc, roots for TLS, time zones, a user. No shell.
 make_distroless() {
-    debian_files "$1" libc6 libgcc-s1 ca-certificates tzdata netbase base-files
+    debian_files "$1" libc6 libgcc-s1 ca-certificates tzdata netbase base-files || return 1
     distroless_tree "$1"
     image_of "$1" stand-in-distroless --user 65532:65532 --workingdir /home/nonroot
 }

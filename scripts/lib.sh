@@ -17,7 +17,7 @@ built_dam() {
     local build=(cargo build --quiet --locked --release --bin traffic-dam)
     # The binary that `cargo test` builds for the integration tests. `cargo build` would compile
     # most of it again, because the tests' dependencies switch on more features.
-    if [[ $1 == debug ]]; then build=(cargo test --quiet --locked --no-run --test floors); fi
+    if [[ $1 == debug ]]; then build=(cargo test --quiet --locked --workspace --no-run --test floors); fi
     "${build[@]}" --manifest-path "$root/Cargo.toml"
     dam=${CARGO_TARGET_DIR:-$root/target}/$1/traffic-dam
 }
