@@ -16,7 +16,9 @@ IMAGE = "docker.io/library/stand-in-sh-curl:test"
 def probe(label, *urls):
     """What a Pod with this label gets from each URL: a status, or 000 if it is kept away."""
     script = "; ".join(f"curl -so /dev/null -m 5 -w '%{{http_code}}\\n' {url}" for url in urls)
-    container = {"name": "probe", "image": IMAGE, "imagePullPolicy": "Never", "command": ["sh", "-c", f"{script}; true"]}
+    # A policy knows a Pod only a moment after it began.
+    script = f"sleep 5; {script}; true"
+    container = {"name": "probe", "image": IMAGE, "imagePullPolicy": "Never", "command": ["sh", "-c", script]}
     container["securityContext"] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     spec = {"restartPolicy": "Never", "containers": [container], "terminationGracePeriodSeconds": 0}
     spec["securityContext"] = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
