@@ -91,9 +91,19 @@ TOML
     for image in "$@"; do "${ctr[@]}" images import "$image" >/dev/null; done
 }
 
+# node_ready NUMBER: waits until that node exists and is ready.
+node_ready() {
+    local tick
+    for ((tick = 0; ; tick++)); do
+        "$kubectl" wait --for=condition=Ready "node/node-$1" --timeout=1s >/dev/null 2>&1 && break
+        { ((tick < 120)) && kill -0 "${started[@]}" 2>/dev/null; } || fail "node-$1 did not become ready"
+        sleep 0.5
+    done
+}
+
 # node_runs FOLDER NUMBER CGROUP: what makes Pods of the API server's objects; their control groups lie below CGROUP.
 node_runs() {
-    local kubelet='' health='' address tick
+    local kubelet='' health='' address
     address=$(address_of "$2")
     for name in kubelet health; do free_port "$name"; done
     # Half of this is for machines with the first version of control groups and without CAP_SYS_RESOURCE.
@@ -133,11 +143,7 @@ healthzBindAddress: "127.0.0.1:$health"
 conntrack: { maxPerCore: 0, min: 0 }
 YAML
     start kube-proxy kube-proxy --config "$1/kube-proxy.yaml"
-    for ((tick = 0; ; tick++)); do
-        "$kubectl" wait --for=condition=Ready "node/node-$2" --timeout=1s >/dev/null 2>&1 && break
-        { ((tick < 90)) && kill -0 "${started[@]}" 2>/dev/null; } || fail "node-$2 did not become ready"
-        sleep 0.5
-    done
+    node_ready "$2"
     # Of this the policies alone: who may reach which Pod. It must find its node.
     start kube-router kube-router --kubeconfig "$KUBECONFIG" --hostname-override "node-$2" --run-firewall=true \
         --run-router=false --run-service-proxy=false --run-loadbalancer=false --service-cluster-ip-range 10.96.0.0/16
