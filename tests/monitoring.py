@@ -14,7 +14,7 @@ from pathlib import Path
 
 DASHBOARD = Path(__file__).parent.parent / "deploy/grafana/dashboard.json"
 # Rates need two scrapes, percentiles need answers, alerts need their range and their `for`.
-PATIENCE_S = 60
+PATIENCE_S = 240
 # Splits an alert into value and bound; all alerts in deploy/prometheus/alerts.yml have this form.
 BOUND = re.compile(r"^(.*)(<=|>=|<|>)\s*[-0-9.]+$", re.DOTALL)
 
