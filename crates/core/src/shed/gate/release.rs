@@ -35,6 +35,9 @@ impl Gate {
         if kind.counts() && worker.aside.is_trial(id) {
             worker.aside.wait(now);
         }
+        // It had all the time that a first token may take, and sent nothing on any stream.
+        let silent =
+            kind == WorkerFailure::Timeout && worker.health.silent_since().is_none() && worker.is_silent(now);
         if kind == WorkerFailure::Connect {
             // A worker that is not there will have been restarted when it is back.
             self.prefixes.forget(place);
@@ -43,6 +46,9 @@ impl Gate {
             (WorkerFailure::Busy(wait), Some(quota)) => quota.0.refused(wait, now),
             (WorkerFailure::Busy(_), None) => self.pause(place, now),
             _ => {}
+        }
+        if silent {
+            self.fall_silent(place, now);
         }
         self.update_sums(place, now);
         self.process_timeouts(now);

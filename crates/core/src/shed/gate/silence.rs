@@ -5,7 +5,9 @@
 //! any stream for longer than its token times explain, it is treated as unreachable: it gets no new
 //! requests, those without a first token move to other workers, and after a cool-down a few
 //! requests try it. Streams that hang there end by their own timeout. A token on any of them ends
-//! the silence at once.
+//! the silence at once. How long a prompt takes is learned from first tokens. Until it is known, or if
+//! it never is, as at a gateway that is always late itself, only a first token that misses its
+//! timeout shows that a worker which decodes nothing is silent.
 //!
 //! * **Failure mode.** If all its streams have stalled clients, a worker is not silent: only
 //!   requests that wait for it report. While it may be reading a long prompt and decodes nothing,
@@ -63,7 +65,7 @@ impl Gate {
         }
     }
 
-    fn fall_silent(&mut self, place: usize, now: Nanos) {
+    pub(super) fn fall_silent(&mut self, place: usize, now: Nanos) {
         let Self { workers, permits, .. } = self;
         let Some(worker) = workers.get_mut(place).and_then(Option::as_mut) else { return };
         worker.health.fell_silent(now);

@@ -207,6 +207,23 @@ fn what_the_gateway_was_late_for_is_held_against_nobody() {
 }
 
 #[test]
+fn a_missed_first_token_shows_the_silence_of_a_worker_whose_speed_is_unknown() {
+    for flows in [false, true] {
+        let mut gate = two();
+        let hangs = stream(&mut gate, "w1", false, at(0));
+        let lives = stream(&mut gate, "w2", true, at(0));
+        let beside = flows.then(|| stream(&mut gate, "w1", true, at(10)));
+        for millis in (500..20_000).step_by(500) {
+            gate.tokens(lives, millis / 500, at(millis));
+            beside.into_iter().for_each(|beside| gate.tokens(beside, millis / 500, at(millis)));
+            assert!(!gate.awaits(hangs, at(millis)));
+        }
+        gate.worker_failed(hangs, WorkerFailure::Timeout, at(20_000));
+        assert_eq!(reachable(&gate, at(20_000)), [flows, true]);
+    }
+}
+
+#[test]
 fn a_gateway_that_is_late_again_and_again_sees_a_silence_nevertheless() {
     let mut gate = two();
     let hangs = stream(&mut gate, "w1", true, at(0));
