@@ -183,6 +183,7 @@ impl Dam {
 }
 
 impl Drop for Dam {
+    #[expect(clippy::print_stderr, reason = "the output of a failed test")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("the gateway when the test failed: {}", self.app.state());

@@ -50,7 +50,7 @@ impl Gate {
 
     /// Records that the gateway itself was late from `from` to `to`. It sees only afterwards what
     /// the workers did then, so no measurement of that time counts against them. Waits for them are
-    /// longer by all of a [`LONG`] pause, and else by `credit`, which is
+    /// longer by all of a pause of a second or more, and else by `credit`, which is
     /// [bounded](crate::clock::Lag::overlap): a gateway that is late again and again must find a
     /// silent worker before its requests time out, or it would send more there.
     pub fn lagged(&mut self, from: Nanos, to: Nanos, credit: Duration) {
