@@ -107,7 +107,7 @@ balancers: ## nginx, HAProxy, Envoy, Traefik and Caddy before two gateways, of w
 kubernetes: ## the Helm chart and discovery before a real Kubernetes API server; 3 minutes, the first time some 10 more
 	scripts/kubernetes --debug
 
-kubernetes-node: ## the chart on a real node, under load: rolls, scales, kills, switches of colours; as root, some 6 minutes
+kubernetes-node: ## the chart on two real nodes, under load: rolls, drains, scales, kills, switches of colours; as root, some 12 minutes
 	scripts/kubernetes-node
 
 first-steps: ## the ten commands of "Getting started", as they stand there, with what each takes; a minute
