@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # What a cluster has once, besides the API server of cluster.sh and the nodes of node.sh: a controller manager and a
-# scheduler, CoreDNS, a metrics-server, Prometheus, and Traefik for Ingress and Gateway API. All of them are real; each runs as a process at the address of the control plane, where it would be in Pods elsewhere. Sourced after these two.
+# scheduler, CoreDNS, a metrics-server, Prometheus, and Traefik for Ingress and Gateway API. All of them are real; each
+# runs as a process at the address of the control plane, where it would be in Pods elsewhere. Sourced after these two.
 # shellcheck disable=SC2154 # these say where the cluster is
 
 # planes_run FOLDER: what a cluster has once, besides the API server.
