@@ -16,8 +16,9 @@ pub(in crate::shed) struct PrefixOption {
 /// Time to the first token, relative to the least, up to which a worker with more of the prompt, or
 /// of a higher rank, is preferred. Below it a move would gain little and cost a cache.
 const TOLERANCE: f64 = 1.25;
-/// Difference in seconds that is none: less than a step of an engine.
-const NEGLIGIBLE: f64 = 0.005;
+/// Difference in seconds that is none: about a step of a busy engine, which a prompt waits for anyway.
+/// With less, prompts of a few hundred tokens move although no first token comes earlier.
+const NEGLIGIBLE: f64 = 0.03;
 
 /// Chooses a worker: among those within the bound on their load, of those that are about as fast as
 /// the fastest, the one with the most of the prompt; among equals the highest in rank.
@@ -42,6 +43,9 @@ mod tests {
         assert_eq!(best(&[]), None);
         // The worker with the prefix has 0.1 s to read, the others 1 s.
         assert_eq!(best(&[option(0, 0, 1.0), option(1, 40, 0.1), option(2, 0, 1.0)]), Some(1));
+        // Less than a step of the engine is no reason to leave a cache.
+        assert_eq!(best(&[option(0, 0, 0.01), option(1, 4, 0.04)]), Some(1));
+        assert_eq!(best(&[option(0, 0, 0.01), option(1, 4, 0.05)]), Some(0));
         // With enough queued before it, it is slower than an idle one.
         assert_eq!(best(&[option(0, 0, 1.0), option(1, 40, 1.3)]), Some(0));
         assert_eq!(best(&[option(0, 0, 1.0), option(1, 40, 1.2)]), Some(1));
