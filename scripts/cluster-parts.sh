@@ -50,34 +50,34 @@ aggregation() {
         --enable-aggregator-routing=true)
 }
 
-# answers_for GROUP VERSION PORT NAMESPACE NAME: the API server has these resources from whoever listens at PORT.
-answers_for() {
-    "$kubectl" get namespace "$4" >/dev/null 2>&1 || "$kubectl" create namespace "$4" >/dev/null
+# answers_for_metrics PORT: the API server has metrics.k8s.io from whoever listens at PORT.
+answers_for_metrics() {
     "$kubectl" apply -f - >/dev/null <<YAML
 apiVersion: v1
 kind: Service
-metadata: { name: $5, namespace: $4 }
-spec: { ports: [{ name: https, port: 443, targetPort: $3 }] }
+metadata: { name: metrics-server, namespace: kube-system }
+spec: { ports: [{ name: https, port: 443, targetPort: $1 }] }
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
-metadata: { name: $5, namespace: $4, labels: { kubernetes.io/service-name: $5 } }
+metadata: { name: metrics-server, namespace: kube-system, labels: { kubernetes.io/service-name: metrics-server } }
 addressType: IPv4
-ports: [{ name: https, port: $3, protocol: TCP }]
+ports: [{ name: https, port: $1, protocol: TCP }]
 endpoints: [{ addresses: [$control], conditions: { ready: true } }]
 ---
 apiVersion: apiregistration.k8s.io/v1
 kind: APIService
-metadata: { name: $2.$1 }
+metadata: { name: v1beta1.metrics.k8s.io }
 spec:
-  group: $1
-  version: $2
+  group: metrics.k8s.io
+  version: v1beta1
   groupPriorityMinimum: 100
   versionPriority: 100
   insecureSkipTLSVerify: true
-  service: { name: $5, namespace: $4 }
+  service: { name: metrics-server, namespace: kube-system }
 YAML
-    "$kubectl" wait --for=condition=Available "apiservice/$2.$1" --timeout=60s >/dev/null || fail "nobody answers for $1"
+    "$kubectl" wait --for=condition=Available apiservice/v1beta1.metrics.k8s.io --timeout=60s >/dev/null ||
+        fail "nobody answers for metrics.k8s.io"
 }
 
 # metrics_run FOLDER: the metrics-server, by which an HPA knows how busy Pods are.
@@ -87,7 +87,7 @@ metrics_run() {
     start metrics-server metrics-server --kubeconfig "$KUBECONFIG" --authentication-kubeconfig "$KUBECONFIG" \
         --authorization-kubeconfig "$KUBECONFIG" --secure-port "$port" --cert-dir "$1/metrics-certs" \
         --kubelet-insecure-tls --kubelet-preferred-address-types InternalIP --metric-resolution 15s
-    answers_for metrics.k8s.io v1beta1 "$port" kube-system metrics-server
+    answers_for_metrics "$port"
 }
 
 # prometheus_runs FOLDER TOKEN: at port 9090, with the gateways as targets. Debian's knows no Kubernetes, but DNS.

@@ -195,7 +195,7 @@ callers: {{ keys: [{{ id: a, sha256: \"{hex}\", limits: {{ {limits} }} }}] }}"
 }
 
 #[test]
-fn discovery_needs_an_allow_list() {
+fn redis_and_discovery_by_it() {
     let with = |workers: &str, redis: &str| format!("workers: {{ {workers} }}\n{redis}\n");
     let redis = "redis: { url: \"redis://h\" }";
     for (text, field, words) in [
@@ -207,6 +207,7 @@ fn discovery_needs_an_allow_list() {
             "redis.prefix",
             "must be 1 to 64",
         ),
+        (with("static: []", "redis: { hmac_key: a b c d e }"), "redis.hmac_key", "has 5 keys"),
     ] {
         let faults = faults(&text);
         let [fault] = faults.list.as_slice() else { panic!("{faults}") };
