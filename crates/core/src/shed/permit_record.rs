@@ -6,10 +6,11 @@ use std::time::Duration;
 use crate::clock::Nanos;
 use crate::request::{Class, PromptPrefix};
 
-use super::ask::PermitRequest;
+use super::ask::{Affinity, PermitRequest};
 use super::canary_counts::LoadSide;
 use super::fair_queue::{CallerCharge, TriedWorkers};
 use super::ledger::RequestLoad;
+use super::outcomes::RequestSource;
 use super::provider::QuotaUse;
 use super::stream_activity::{FLOWS, StreamActivity};
 
@@ -57,6 +58,8 @@ pub(super) struct PermitRecord {
     hung: bool,
     /// Indexes of workers that had this request before.
     pub(super) tried: TriedWorkers,
+    /// Hash of its session.
+    session: Option<u64>,
     /// Prefix of its prompt.
     pub(super) prefix: Option<Arc<PromptPrefix>>,
     /// Blocks of it that its worker had when it was granted.
@@ -112,6 +115,7 @@ impl PermitRecord {
             ttft: None,
             hung: false,
             tried: TriedWorkers::new(),
+            session: None,
             prefix: None,
             known_blocks: 0,
             reported_cached: None,
@@ -123,9 +127,15 @@ impl PermitRecord {
         self.worker == place || self.tried.contains(&place)
     }
 
-    /// Returns the hash of the caller's id.
-    pub(super) const fn caller(&self) -> u64 {
-        self.charge.key
+    /// Sets what binds it to some of the workers.
+    pub(super) fn bind(&mut self, affinity: Affinity) {
+        (self.session, self.prefix) = (affinity.session, affinity.prefix);
+    }
+
+    /// Returns who sent it, and what bound it to a worker.
+    pub(super) fn source(&self) -> RequestSource {
+        let whole = || self.prefix.as_ref().and_then(|prefix| prefix.blocks.last().copied());
+        RequestSource { caller: self.charge.key, bound_by: self.session.or_else(whole) }
     }
 
     /// Records that it was sent to its worker.

@@ -9,19 +9,21 @@
 //!   eject it; other 4xx say nothing about it.
 //! * **Bounds.** At most `max_percent` of a pool's workers that may take work are ejected, rounded
 //!   down; unreachable workers count as ejected. A pool of one keeps its worker and shows it as
-//!   failing. Each gateway counts what it sees itself; several see the same workers fail.
+//!   failing. Each gateway counts what it sees itself; several see the same workers fail. One that
+//!   fails and is not ejected counts as loaded as the others, so that it gets no more than its share.
 //! * **Trade-off.** A worker on trial serves one request at a time, until that is complete or has
 //!   flowed for as long as the shortest ejection.
 
 use crate::clock::Nanos;
 use crate::shed::ask::WorkerFailure;
-use crate::shed::outcomes::{FailureEvidence, OutcomeCounts};
-use crate::shed::permit_record::PermitId;
+use crate::shed::outcomes::{FailureEvidence, RequestSource};
+use crate::shed::permit_record::{PermitId, PermitRecord};
 use crate::shed::settings::EjectionMode;
 use crate::shed::worker::GateWorker;
 use crate::shed::worker_ejection::WorkerTrouble;
 
 use super::Gate;
+use super::placing::FEW;
 
 impl Gate {
     /// Records that a request which failed at `worker` succeeded at another.
@@ -39,9 +41,9 @@ impl Gate {
 
     /// Records that the request of this permit failed only at `worker` and will not be sent again.
     pub fn suspect(&mut self, id: PermitId, worker: &str, failure: WorkerFailure, now: Nanos) {
-        let Some(caller) = self.permits.get(&id).map(|permit| permit.caller()) else { return };
+        let Some(source) = self.permits.get(&id).map(PermitRecord::source) else { return };
         if let Some(place) = self.place_of(worker).filter(|_| failure.counts()) {
-            self.count_failure(place, FailureEvidence::Caller(caller), now);
+            self.count_failure(place, FailureEvidence::Request(source), now);
         }
     }
 
@@ -59,15 +61,16 @@ impl Gate {
     }
 
     /// Records the success of a request that was sent there at `sent`.
-    pub(super) fn count_success(&mut self, place: usize, sent: Nanos, now: Nanos) {
+    pub(super) fn count_success(&mut self, place: usize, source: RequestSource, sent: Nanos, now: Nanos) {
         let settings = self.settings.ejection;
+        self.tell_suspects(place, source, true, now);
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
         worker.outcomes.succeeded(settings.interval, now);
         worker.rejects = false;
         if worker.aside.trouble() == Some(WorkerTrouble::Failing) {
-            let others = self.others(place, now);
+            let alone = self.is_alone(place);
             let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
-            if worker.outcomes.should_eject(&settings, others, false, now) {
+            if worker.outcomes.should_eject(&settings, alone, false, now) {
                 return;
             }
             worker.aside.succeeded(now, now);
@@ -84,7 +87,7 @@ impl Gate {
         if settings.mode == EjectionMode::Off || worker.is_some_and(|worker| worker.member.canary) {
             return;
         }
-        let others = self.others(place, now);
+        let alone = self.is_alone(place);
         let may = settings.mode == EjectionMode::On && self.may_eject(place, now);
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
         if worker.aside.is_ejected(now) {
@@ -92,10 +95,20 @@ impl Gate {
             return;
         }
         let ejected = worker.aside.trouble() == Some(WorkerTrouble::Ejected);
+        let news = !worker.outcomes.fails_all(&settings);
         worker.outcomes.failed(evidence, settings.interval, now);
-        if !worker.outcomes.should_eject(&settings, others, ejected, now) {
-            return;
+        let should = worker.outcomes.should_eject(&settings, alone, ejected, now);
+        if let FailureEvidence::Request(source) = evidence {
+            if !self.suspects.contains(&place) {
+                self.suspects.push(place);
+            }
+            if news {
+                self.tell_suspects(place, source, false, now);
+            }
         }
+        let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut).filter(|_| should) else {
+            return;
+        };
         if may || ejected {
             worker.outcomes.forget();
             worker.aside.eject(&settings, now);
@@ -142,15 +155,36 @@ impl Gate {
         gone.count() < most
     }
 
-    /// Returns the outcomes of the other workers in the interval.
-    fn others(&mut self, place: usize, now: Nanos) -> OutcomeCounts {
+    /// Tells workers that failed requests how one fared at the worker at `place`.
+    fn tell_suspects(&mut self, place: usize, source: RequestSource, well: bool, now: Nanos) {
         let interval = self.settings.ejection.interval;
-        let mut sum = OutcomeCounts::default();
-        for (other, worker) in self.workers.iter_mut().enumerate() {
-            if let Some(worker) = worker.as_mut().filter(|_| other != place) {
-                sum.add(worker.outcomes.tally(interval, now));
+        let Self { suspects, workers, .. } = self;
+        suspects.retain(|suspect| {
+            let Some(worker) = workers.get_mut(*suspect).and_then(Option::as_mut) else { return false };
+            if *suspect != place {
+                worker.outcomes.elsewhere(source, well, now);
             }
+            worker.outcomes.is_suspected(interval, now)
+        });
+    }
+
+    /// Returns `true` if no other worker of the pool may take work.
+    fn is_alone(&self, place: usize) -> bool {
+        let mut others = self.workers.iter().enumerate().filter(|(at, _)| *at != place);
+        !others.any(|(_, worker)| worker.as_ref().is_some_and(GateWorker::takes_work))
+    }
+
+    /// Returns a measure of the load at a worker, of one that fails and is not ejected at least that of an
+    /// average other one: else it is always the least loaded, and draws what the others could serve.
+    pub(super) fn load_seen(&self, place: usize, of: impl Fn(&GateWorker) -> u64) -> u64 {
+        let fails = |worker: &GateWorker| worker.aside.trouble() == Some(WorkerTrouble::Failing);
+        let worker = |place: &usize| self.workers.get(*place).and_then(Option::as_ref);
+        let Some(own) = worker(&place) else { return 0 };
+        if !fails(own) {
+            return of(own);
         }
-        sum
+        let others = || self.sums.open.iter().take(FEW).filter_map(worker).filter(|worker| !fails(worker));
+        let sum: u64 = others().map(&of).sum();
+        of(own).max(sum.div_ceil(others().count().max(1) as u64))
     }
 }

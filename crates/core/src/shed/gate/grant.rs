@@ -26,7 +26,7 @@ impl Gate {
         let load = self.load_at(place, self.load_of(ask), &affinity);
         let charge = self.queue.charge(ask, &load, now);
         let mut permit = PermitRecord::new(place, ask.class, load, ask.stream, charge, now);
-        permit.prefix = affinity.prefix;
+        permit.bind(affinity);
         permit.ask = ask.is_revocable().then(|| Box::new(ask.clone()));
         permit.tried = self.unfit(ask);
         self.permit(permit, Duration::ZERO, now)
@@ -37,7 +37,7 @@ impl Gate {
         let Some((waiting, charge)) = self.queue.admit(head, now) else { return };
         let load = self.load_at(place, waiting.load, &waiting.affinity);
         let mut permit = PermitRecord::new(place, waiting.class, load, waiting.stream, charge, now);
-        permit.prefix = waiting.affinity.prefix;
+        permit.bind(waiting.affinity);
         permit.ask = waiting.ask;
         permit.tried = waiting.tried;
         let grant = self.permit(permit, now.since(waiting.since), now);

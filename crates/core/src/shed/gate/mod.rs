@@ -114,6 +114,8 @@ pub struct Gate {
     /// The prompts that each worker has read.
     prefixes: PrefixIndex,
     cached: PrefixTally,
+    /// Indexes of workers that failed requests which may be to blame themselves.
+    suspects: Vec<usize>,
     /// Ejections of workers that were removed.
     ejected: EjectedMemory,
     /// What became of the requests since the canary began.
@@ -150,6 +152,7 @@ impl Gate {
             options: Vec::new(),
             prefixes: PrefixIndex::default(),
             cached: PrefixTally::default(),
+            suspects: Vec::new(),
             ejected: EjectedMemory::default(),
             canary: CanaryCounts::default(),
             pace_history: MomentsByLoad::default(),

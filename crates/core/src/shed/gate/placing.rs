@@ -132,9 +132,9 @@ impl Gate {
         let worker = self.workers.get(place)?.as_ref()?;
         Some(Candidate {
             key: worker.key,
-            in_flight: worker.ledger.in_flight(),
+            in_flight: self.load_seen(place, |worker| worker.ledger.in_flight().into()) as u32,
             limit: worker.limit(),
-            tokens: worker.ledger.tokens(),
+            tokens: self.load_seen(place, |worker| worker.ledger.tokens()),
             fits: worker.fits(load, &self.settings, now),
         })
     }

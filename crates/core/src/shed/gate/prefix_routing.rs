@@ -183,7 +183,8 @@ impl Gate {
         let candidate = self.candidate(place, &load, prompt.now).filter(|candidate| candidate.fits)?;
         let depth = depth.max(prompt.common);
         let load = self.with_cached(place, prompt.load, prompt.prefix, depth);
-        let others = worker.ledger.prefill().saturating_mul(u64::from(self.settings.gateways.max(1)));
+        let prefill = self.load_seen(place, |worker| worker.ledger.prefill());
+        let others = prefill.saturating_mul(u64::from(self.settings.gateways.max(1)));
         Some(PrefixOption {
             place,
             depth,

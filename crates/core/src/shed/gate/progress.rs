@@ -154,8 +154,9 @@ impl Gate {
                 passed = permit.dispatched_at().filter(|sent| now.since(*sent) >= long);
             }
         });
-        if let Some((sent, place)) = passed.zip(self.permits.get(&id).map(|permit| permit.worker)) {
-            self.count_success(place, sent, now);
+        let permit = self.permits.get(&id).map(|permit| (permit.worker, permit.source()));
+        if let Some((sent, (place, source))) = passed.zip(permit) {
+            self.count_success(place, source, sent, now);
             self.update_sums(place, now);
             self.serve(now);
         }

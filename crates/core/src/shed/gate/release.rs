@@ -121,11 +121,13 @@ impl Gate {
         if ending == Ending::Complete {
             worker.on_answer(now);
         }
-        let (place, sent, caller) = (permit.worker, permit.dispatched_at(), permit.caller());
+        let (place, sent, source) = (permit.worker, permit.dispatched_at(), permit.source());
         match ending {
-            Ending::Complete if !permit.has_failed() => self.count_success(place, sent.unwrap_or(now), now),
+            Ending::Complete if !permit.has_failed() => {
+                self.count_success(place, source, sent.unwrap_or(now), now);
+            }
             Ending::WorkerFailed if !permit.has_failed() => {
-                self.count_failure(place, FailureEvidence::Caller(caller), now);
+                self.count_failure(place, FailureEvidence::Request(source), now);
             }
             _ => {}
         }

@@ -1,6 +1,11 @@
 //! Ejection of workers that fail requests which others can serve.
 
+use std::collections::VecDeque;
+
+use fastrand::Rng;
+
 use super::*;
+use crate::shed::pick::{Candidate, Pick};
 use crate::shed::{EjectionMode, EjectionSettings, WorkerFailure, WorkerTrouble};
 
 fn gate_of(count: usize, ejection: EjectionSettings) -> Gate {
@@ -149,18 +154,103 @@ fn a_prompt_that_fails_anywhere_ejects_nobody() {
 
 #[test]
 fn streams_that_break_off_eject_where_two_callers_met_it_or_others_do_well() {
-    for (callers, well, ejected) in [(2, 0, true), (1, 5, true), (1, 4, false)] {
+    for (callers, well, by, ejected) in [
+        (2, 0, "a", true),
+        (1, 5, "a", true),
+        (1, 4, "a", false),
+        // Another caller that is served says nothing about this one's requests.
+        (1, 50, "b", false),
+    ] {
         let mut gate = of(2);
-        for _ in 0..well {
-            serves(&mut gate, "w2", "a", at(0));
-        }
         for number in 0..5 {
             let permit = sent_to(&mut gate, "w1", ["a", "b"][number % callers], at(0));
             gate.first_token(permit, at(1));
             gate.release(permit, Ending::WorkerFailed, 3, at(2));
+            if number == 0 {
+                (0..well).for_each(|_| serves(&mut gate, "w2", by, at(2)));
+            }
         }
         assert_eq!(open(&gate, at(2)), [!ejected, true], "{callers} callers, {well} well");
     }
+}
+
+/// The less loaded of two random workers, and sessions at a worker of their own.
+fn random_gate(count: usize) -> Gate {
+    let any = |candidates: &[Candidate], random: &mut Rng| {
+        let drawn = [random.usize(..candidates.len()), random.usize(..candidates.len())];
+        drawn
+            .into_iter()
+            .filter(|index| candidates[*index].fits)
+            .min_by_key(|index| candidates[*index].in_flight)
+    };
+    let members: Vec<_> = (1..=count).map(|number| member(&format!("w{number}"), 64)).collect();
+    let rank = |session: u64, key: u64| (session ^ key).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut gate =
+        Gate::new("default".into(), settings(), Pick { any, rank, below_session_share: |_, _| true }, 7);
+    gate.rebuild(gate.settings.clone(), members, Nanos::ZERO);
+    gate
+}
+
+/// Sends `count` requests of callers in turn. The worker `bad` fails each at once, the others serve four
+/// at a time. Returns how many `bad` got.
+fn drawn_by(gate: &mut Gate, bad: &str, callers: &[&str], count: u64) -> usize {
+    let (mut drawn, mut served) = (0, VecDeque::new());
+    for (number, caller) in (0..count).zip(callers.iter().cycle()) {
+        let grant = granted(gate, &ask(caller), at(number));
+        gate.dispatched(grant.permit, at(number));
+        if &*grant.worker == bad {
+            drawn += 1;
+            gate.release(grant.permit, Ending::WorkerFailed, 0, at(number));
+        } else {
+            served.push_back(grant.permit);
+        }
+        if served.len() > 8 {
+            gate.release(served.pop_front().unwrap(), Ending::Complete, 5, at(number));
+        }
+    }
+    served.into_iter().for_each(|permit| gate.release(permit, Ending::Complete, 5, at(count)));
+    drawn
+}
+
+#[test]
+fn who_fails_more_at_once_than_the_others_serve_is_ejected() {
+    let mut gate = random_gate(3);
+    let drawn = drawn_by(&mut gate, "w1", &["a"], 200);
+    assert_eq!(open(&gate, at(200)), [false, true, true]);
+    assert!(drawn < 60, "{drawn} of 200");
+}
+
+#[test]
+fn one_prompt_that_fails_in_its_session_ejects_nobody() {
+    for (sessions, ejected) in [(1, false), (20, true)] {
+        let mut gate = random_gate(4);
+        for number in 0..400 {
+            let bound = PermitRequest { session: Some(number % sessions), ..ask("a") };
+            let grant = granted(&mut gate, &bound, at(number));
+            gate.dispatched(grant.permit, at(number));
+            // Of one session all fail wherever it is, of many those that are at the first worker.
+            let failed = sessions == 1 || &*grant.worker == "w1";
+            let ending = if failed { Ending::WorkerFailed } else { Ending::Complete };
+            gate.release(grant.permit, ending, 3, at(number));
+            let other = granted(&mut gate, &ask("b"), at(number)).permit;
+            gate.dispatched(other, at(number));
+            gate.release(other, Ending::Complete, 3, at(number));
+        }
+        assert_eq!(open(&gate, at(400)), [!ejected, true, true, true], "{sessions} sessions");
+    }
+}
+
+#[test]
+fn a_worker_that_fails_and_is_not_ejected_gets_no_more_than_its_share() {
+    let mut gate = random_gate(3);
+    for worker in ["w1", "w2"] {
+        for caller in ["a", "b", "a", "b", "a"] {
+            fails(&mut gate, worker, caller, WorkerFailure::Error, at(0));
+        }
+    }
+    assert_eq!(troubles(&gate, at(0)), [Some(WorkerTrouble::Ejected), Some(WorkerTrouble::Failing), None]);
+    let drawn = drawn_by(&mut gate, "w2", &["a", "b"], 400);
+    assert!((100..240).contains(&drawn), "{drawn} of 400 went to the one that fails");
 }
 
 #[test]
