@@ -18,18 +18,23 @@ pub(super) enum FinalCharge {
 impl FinalCharge {
     /// Computes the charge of a request estimated at `cost`; `status` is `None` without an answer.
     pub(super) fn of(record: &RequestRecord, status: Option<StatusCode>, cost: &ExpectedCost) -> Self {
+        let began = record.first_token().is_some();
+        // An error in place of an answer costs what was reported, whatever its status.
+        if record.error().is_some() && !began {
+            return Self::Tokens(record.usage().map_or(0, |(prompt, output)| prompt.saturating_add(output)));
+        }
         if let Some((prompt, output)) = record.usage() {
             let prompt = if prompt == 0 { cost.prompt_tokens } else { prompt };
             // A whole answer has at least one token: a report of 0 is charged as estimated.
             let open = output == 0 && !record.is_counted();
             return Self::Tokens(prompt.saturating_add(if open { cost.expected_output } else { output }));
         }
-        let began = record.first_token().is_some();
         let asks_for_stream = record.asked().is_some_and(|asked| asked.stream);
         match record.ending() {
-            _ if status.is_some_and(|status| status.as_u16() >= 400) => Self::Tokens(0),
-            // An error in place of an answer, whatever its status.
-            _ if record.error().is_some() && !began => Self::Tokens(0),
+            // Neither an error nor a redirect is an answer, nor is one without a body.
+            _ if status.is_some_and(|status| !matches!(status.as_u16(), 200..=203 | 206..=299)) => {
+                Self::Tokens(0)
+            }
             // The worker failed before the first content.
             Ending::WorkerFailed | Ending::TimedOut | Ending::Refused if !began => Self::Nothing,
             // The client left before the dispatch.
@@ -86,7 +91,7 @@ mod tests {
 
     #[test]
     fn an_error_costs_the_call_and_no_tokens() {
-        for status in [400, 404, 422, 429, 500, 502, 503, 529] {
+        for status in [204, 205, 301, 304, 307, 400, 404, 422, 429, 500, 502, 503, 529] {
             let status = StatusCode::from_u16(status).ok();
             assert_eq!(
                 FinalCharge::of(&whole(Ending::Complete), status, &COST),
@@ -99,6 +104,8 @@ mod tests {
             for record in [whole(Ending::Complete), stream(0, ending)] {
                 record.set_error(blame);
                 assert_eq!(ok(&record), FinalCharge::Tokens(0), "{record:?}");
+                record.set_usage(7, 0);
+                assert_eq!(ok(&record), FinalCharge::Tokens(7), "nothing is expected of an error");
             }
             // Tokens before the error are charged.
             let record = stream(7, ending);

@@ -109,21 +109,24 @@ impl AttemptError {
         }
     }
 
-    /// Blames the client if its body failed, or if the connection ended while the rest of its body
-    /// was due: a worker may time that out.
+    /// Blames the client if its body failed, or if the worker failed while the rest of its body was
+    /// due: a worker may time that out, and has nothing to answer before.
     pub(crate) fn blame_client_upload(self, upload: Option<&Upload>) -> Self {
-        if let (Self::Broke(_) | Self::Stale, Some(refusal)) = (&self, upload.and_then(Upload::fault)) {
+        let of_worker = matches!(self, Self::Broke(_) | Self::Stale | Self::Silent(_) | Self::Unusable(_));
+        if !of_worker {
+            return self;
+        }
+        if let Some(refusal) = upload.and_then(Upload::fault) {
             return Self::Client(refusal);
         }
-        match self {
-            Self::Broke(_) | Self::Stale if upload.is_some_and(Upload::is_owed) => {
-                Self::Client(Refusal::new(
-                    Reason::BodyTimeout,
-                    "The worker closed the connection before the rest of the request body had arrived.",
-                ))
-            }
-            fault => fault,
+        if !upload.is_some_and(Upload::is_owed) {
+            return self;
         }
+        let message = match self {
+            Self::Silent(_) => "The rest of the request body did not arrive in time.",
+            _ => "The worker ended the request before the rest of its body had arrived.",
+        };
+        Self::Client(Refusal::new(Reason::BodyTimeout, message))
     }
 
     /// Returns whether the worker may have begun the request.
@@ -213,7 +216,7 @@ impl AttemptError {
                 format!("Worker {worker} switched to a protocol that was not requested."),
             ),
             Self::Unusable(what) => {
-                Refusal::new(Reason::UpstreamBroke, format!("Worker {worker} sent {what}; check its `url`."))
+                Refusal::new(Reason::UpstreamBroke, format!("Worker {worker} sent {what}."))
             }
             Self::ColourSwitched => Refusal::new(
                 Reason::NoWorker,

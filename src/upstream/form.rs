@@ -15,6 +15,8 @@ pub(crate) enum BodyForm {
     Document { encoded: bool },
     /// HTML or XML page, which no model writes: a login, or the error of a proxy in between.
     Page,
+    /// Picture, sound or video.
+    Media,
     /// Any other type, or none.
     Other,
 }
@@ -38,7 +40,11 @@ impl BodyForm {
             "text/event-stream" => Self::Events { encoded },
             name if lines.iter().any(|part| name.contains(part)) => Self::Lines { encoded },
             name if name.ends_with("json") => Self::Document { encoded },
+            name if name.starts_with("image/") && name.ends_with("+xml") => Self::Media,
             name if name.ends_with("xml") || name == "text/html" => Self::Page,
+            name if ["image/", "audio/", "video/", "font/"].iter().any(|kind| name.starts_with(kind)) => {
+                Self::Media
+            }
             _ => Self::Other,
         }
     }
@@ -65,7 +71,9 @@ mod tests {
             ("text/html; charset=utf-8", None, BodyForm::Page),
             ("application/xhtml+xml", Some("gzip"), BodyForm::Page),
             ("text/plain; charset=utf-8", None, BodyForm::Other),
-            ("audio/mpeg", None, BodyForm::Other),
+            ("audio/mpeg", None, BodyForm::Media),
+            ("image/svg+xml", None, BodyForm::Media),
+            ("application/octet-stream", None, BodyForm::Other),
             ("", None, BodyForm::Other),
         ] {
             let mut headers = HeaderMap::new();

@@ -16,7 +16,9 @@ pub(crate) fn refusal_status(head: &response::Parts) -> Option<WorkerFailure> {
             Some(WorkerFailure::Busy(retry_after(&head.headers)))
         }
         StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Some(WorkerFailure::Refused),
-        StatusCode::INTERNAL_SERVER_ERROR => Some(WorkerFailure::Error),
+        // They are about what was asked, and any worker of this kind would say the same.
+        StatusCode::NOT_IMPLEMENTED | StatusCode::HTTP_VERSION_NOT_SUPPORTED => None,
+        status if status.is_server_error() => Some(WorkerFailure::Error),
         _ => None,
     }
 }
@@ -63,6 +65,26 @@ mod tests {
             let mut head = response::Response::new(()).into_parts().0;
             head.status = StatusCode::from_u16(status).unwrap();
             assert_eq!(fallback_reason(&head), reason, "{status}");
+        }
+    }
+
+    #[test]
+    fn every_server_error_is_the_workers_but_those_about_what_was_asked() {
+        for (status, failure) in [
+            (500, Some(WorkerFailure::Error)),
+            (501, None),
+            (502, Some(WorkerFailure::Refused)),
+            (505, None),
+            (507, Some(WorkerFailure::Error)),
+            (520, Some(WorkerFailure::Error)),
+            (529, Some(WorkerFailure::Busy(None))),
+            (599, Some(WorkerFailure::Error)),
+            (404, None),
+            (302, None),
+        ] {
+            let mut head = response::Response::new(()).into_parts().0;
+            head.status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(refusal_status(&head), failure, "{status}");
         }
     }
 

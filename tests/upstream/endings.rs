@@ -14,8 +14,8 @@ use traffic_dam::shed::{GateEntry, PermitRequest};
 use traffic_dam::upstream::{UpstreamBody, UpstreamSettings, UpstreamTimeouts};
 
 use crate::rig::{
-    Conn, Dam, HELLO, ROLE, STREAM, Worker, answer, assert_freed, chat, chunk, eventually, flight_of, read,
-    text,
+    Conn, DONE, Dam, HELLO, ROLE, STREAM, Worker, answer, assert_freed, chat, chunk, eventually, flight_of,
+    read, text,
 };
 
 /// A worker that runs `act` after each request and counts the connections closed after it.
@@ -126,6 +126,35 @@ async fn a_stream_that_breaks_after_the_commit_ends_with_an_error_event() {
     assert!(!said.contains("[DONE]") && said.ends_with("\n\n"));
     assert_eq!(record.reason(), Some(Reason::UpstreamBroke));
     assert_freed(&dam, &record, Ending::WorkerFailed).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_without_the_end_that_it_announced_is_broken() {
+    let announced = "data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"},\"finish_reason\":null}]}\n\n";
+    let finished = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    let of_lines = STREAM.replace("text/event-stream", "application/x-ndjson");
+    for (head, pieces, whole) in [
+        (STREAM, vec![announced], false),
+        (STREAM, vec![announced, announced, "data: {\"cho"], false),
+        (STREAM, vec![announced, finished], true),
+        (STREAM, vec![announced, DONE], true),
+        // A worker whose streams say no end at all.
+        (STREAM, vec![HELLO, HELLO], true),
+        (&of_lines, vec!["{\"done\":false}\n"], false),
+        (&of_lines, vec!["{\"done\":false}\n", "{\"done\":true}\n"], true),
+        (&of_lines, vec!["{\"text\":\"a\"}\n"], true),
+    ] {
+        let chunks = pieces.iter().flat_map(chunk).collect::<Vec<u8>>();
+        let worker = Worker::saying([head.as_bytes(), &chunks, b"0\r\n\r\n"].concat()).await;
+        let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
+        let mut request = chat(true, true);
+        let record = flight_of(&mut request);
+        let (data, _, ended) = read(dam.send("w1", request).await.unwrap()).await;
+        let said = String::from_utf8(data).unwrap();
+        let told = said.contains("ended its answer before it was complete") || ended.is_err();
+        assert!(said.starts_with(&pieces.concat()) && told != whole, "{said:?}");
+        assert_freed(&dam, &record, if whole { Ending::Complete } else { Ending::WorkerFailed }).await;
+    }
 }
 
 #[tokio::test]

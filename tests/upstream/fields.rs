@@ -184,7 +184,7 @@ async fn answers_lose_what_only_the_dam_may_say() {
     let worker = Worker::saying(
         "HTTP/1.1 200 OK\r\nconnection: x-hop\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\nproxy-authenticate: Basic\r\n\
          x-traffic-dam-reason: overloaded\r\nx-ratelimit-limit-requests: 5\r\nx-request-id: theirs\r\n\
-         x-unknown: one\r\nx-unknown: two\r\nset-cookie: a=b\r\nset-cookie: c=d\r\ncontent-length: 0\r\n\r\n",
+         x-unknown: one\r\nx-unknown: two\r\nset-cookie: a=b\r\nset-cookie: c=d\r\ncontent-length: 2\r\n\r\nok",
     )
     .await;
     let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());

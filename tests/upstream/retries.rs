@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::{Method, Request};
+use http_body_util::{BodyExt, StreamBody};
 use traffic_dam::refusal::Reason;
 use traffic_dam::request::{Ending, Payload, PayloadError, RequestCost};
 use traffic_dam::upstream::{RetrySettings, UpstreamSettings, UpstreamTimeouts};
@@ -16,6 +17,12 @@ fn impatient() -> UpstreamSettings {
     let timeouts =
         UpstreamTimeouts { first_token: Duration::from_millis(100), ..UpstreamTimeouts::default() };
     UpstreamSettings { timeouts, ..UpstreamSettings::default() }
+}
+
+const ERROR: &str = "data: {\"error\":{\"message\":\"m\",\"code\":500}}\n\n";
+
+fn typed(kind: &str, body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
 /// Returns every way in which a worker can fail a stream that it may have begun.
@@ -32,6 +39,20 @@ async fn failing() -> Vec<(&'static str, Worker)> {
         ("502", Worker::saying(answer(502, "bad")).await),
         ("503", Worker::saying(answer(503, "busy")).await),
         ("504", Worker::saying(answer(504, "slow")).await),
+        ("507", Worker::saying(answer(507, "full")).await),
+        ("a page", Worker::saying(typed("text/html", "<p>")).await),
+        ("a picture", Worker::saying(typed("image/png", "x")).await),
+        ("a login", Worker::saying("HTTP/1.1 302 F\r\nlocation: /l\r\ncontent-length: 0\r\n\r\n").await),
+        ("no content", Worker::saying("HTTP/1.1 204 No Content\r\n\r\n").await),
+        ("nothing", Worker::saying(answer(200, "")).await),
+        ("an empty document", Worker::saying(typed("application/json", "")).await),
+        ("an empty stream", Worker::saying([STREAM.as_bytes(), b"0\r\n\r\n"].concat()).await),
+        ("a role only", Worker::saying([STREAM.as_bytes(), &chunk(ROLE), b"0\r\n\r\n"].concat()).await),
+        // An error of its own, whose status is 200.
+        ("200", Worker::saying(typed("application/json", "{\"error\":{\"message\":\"m\"}}")).await),
+        ("200", Worker::saying(typed("application/json", "{\"error\":\"m\"}")).await),
+        ("200", Worker::saying(typed("application/x-ndjson", "{\"error\":\"m\"}\n")).await),
+        ("200", Worker::saying([STREAM.as_bytes(), &chunk(ERROR), b"0\r\n\r\n"].concat()).await),
         ("silent", Worker::silent().await),
         (
             "silent after its role",
@@ -114,6 +135,50 @@ async fn a_worker_that_cannot_be_reached_is_always_replaced() {
     let refusal = dam.send("dead", chat(false, true)).await.unwrap_err();
     assert_eq!(refusal.reason, Reason::UpstreamUnreachable);
     assert_eq!(refusal.message, "Worker dead could not be reached: connecting failed: connection refused.");
+}
+
+#[tokio::test]
+async fn what_the_client_did_wrong_is_told_and_asked_of_nobody_else() {
+    let refused = "{\"error\":{\"message\":\"too long\",\"type\":\"invalid_request_error\",\"code\":400}}";
+    let streamed = chunk(format!("data: {refused}\n\n"));
+    for said in [
+        typed("application/json", refused).into_bytes(),
+        [STREAM.as_bytes(), &streamed, b"0\r\n\r\n"].concat(),
+    ] {
+        let (first, second) = (Worker::saying(said).await, Worker::saying(answer(200, "ok")).await);
+        let dam = Dam::new(vec![first.spec("w1"), second.spec("w2")], UpstreamSettings::default());
+        let mut request = chat(true, true);
+        let record = flight_of(&mut request);
+        let told = text(dam.send("w1", request).await.unwrap()).await;
+        assert!(told.contains("too long"), "{told}");
+        assert_eq!(second.asked().len(), 0);
+        assert_freed(&dam, &record, Ending::Complete).await;
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_nobody_else_can_better_passes_and_is_the_workers() {
+    let said = typed("application/json", "{\"error\":{\"message\":\"m\"}}");
+    let dam_of = Worker::saying(said).await;
+    let dam = Dam::new(vec![dam_of.spec("w1")], UpstreamSettings::default());
+    let mut request = chat(false, true);
+    let record = flight_of(&mut request);
+    let told = text(dam.send("w1", request).await.unwrap()).await;
+    assert_eq!(told, "{\"error\":{\"message\":\"m\"}}");
+    assert_freed(&dam, &record, Ending::WorkerFailed).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_stalls_until_the_total_timeout_blames_nobody() {
+    let worker = Worker::silent().await;
+    let timeouts = UpstreamTimeouts { total: Duration::from_millis(100), ..UpstreamTimeouts::default() };
+    let settings = UpstreamSettings { timeouts, ..UpstreamSettings::default() };
+    let dam = Dam::new(vec![worker.spec("w1")], settings);
+    let stalled = StreamBody::new(futures_util::stream::pending());
+    let payload = Payload::streaming(Default::default(), stalled.boxed_unsync());
+    let request = Request::post("/x").extension(RequestCost::path()).body(payload).unwrap();
+    let refusal = dam.send("w1", request).await.unwrap_err();
+    assert_eq!(refusal.reason, Reason::BodyTimeout, "{}", refusal.message);
 }
 
 #[tokio::test]

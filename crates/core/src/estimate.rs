@@ -171,6 +171,8 @@ impl Default for Factor {
 
 impl Factor {
     fn learn(&mut self, plain: f64, actual: f64) {
+        // One absurd report must not be felt for hundreds of answers.
+        let actual = actual.min((plain + FACTOR_PRIOR) * FACTOR_RANGE);
         self.plain += FACTOR_ALPHA * (plain - self.plain);
         self.actual += FACTOR_ALPHA * (actual - self.actual);
     }

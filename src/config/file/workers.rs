@@ -264,9 +264,9 @@ impl Default for TimeoutsSection {
 }
 
 /// Exclusion of workers that fail requests which other workers can serve (outlier ejection). A
-/// failure is a response 500, 502 or 504, a response of the wrong type, or a connection or stream
-/// that breaks. It counts if another worker could serve the same request, if two callers met a
-/// failure, or if the other workers do well meanwhile.
+/// failure is a response 5xx (except 501, 503, 505), a response of the wrong type or without content,
+/// or a connection or stream that breaks. It counts if another worker could serve the same request, if
+/// two callers met a failure, or if other workers serve the same caller meanwhile.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Ejection {

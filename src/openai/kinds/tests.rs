@@ -140,7 +140,7 @@ fn samples() -> Vec<Sample> {
         sample(Kind::Messages, tool, "tool_use", 2, (127, 9)),
         sample(Kind::Response, response, "Hi", 1, (3, 1)),
         sample(Kind::Audio, spoken, "Hi", 1, (14, 2)),
-        sample(Kind::Images, picture, "iVBOR", 1, (5, 200)),
+        sample(Kind::Images, picture, "iVBOR", 2, (5, 200)),
     ]
 }
 

@@ -204,7 +204,8 @@ const FRAME: [&[u8]; 9] = [
 /// around it: the rest is what a worker would have written without it.
 fn judge_chunk(data: &[u8]) -> Result<EventVerdict, JsonError> {
     let mut scanner = Scanner::new(data);
-    let (mut no_choices, mut usage, mut null, mut more) = (false, None, None, false);
+    // Some workers leave the choices out of the last chunk, or write null.
+    let (mut no_choices, mut usage, mut null, mut more) = (true, None, None, false);
     // End of the previous value; start of a `usage` that was the first member.
     let (mut before, mut first) = (None, None);
     if scanner.peek()? != b'{' {
@@ -222,6 +223,7 @@ fn judge_chunk(data: &[u8]) -> Result<EventVerdict, JsonError> {
             (b"choices", b'[') => {
                 no_choices = data[start + 1..end - 1].trim_ascii().is_empty();
             }
+            (b"choices", first) => no_choices = first == b'n',
             (b"usage", b'{' | b'n') => match before {
                 Some(comma) => *(if value == b'n' { &mut null } else { &mut usage }) = Some(comma..end),
                 None => first = Some((key.at, value == b'n')),

@@ -35,6 +35,8 @@ pub struct JsonTap {
     done: bool,
     /// `true` if the open document has `"done": true`.
     says_done: bool,
+    /// `true` if a document had `"done": false`: one with `true` will be the last.
+    promises_end: bool,
     /// `true` if the error is a string of which no byte has come.
     error_begins: bool,
 }
@@ -56,7 +58,7 @@ enum JsonPlace {
 
 /// Returns `true` for bytes outside of strings that matter; within a value (`deep`) fewer do.
 const fn is_structure(byte: u8, deep: bool) -> bool {
-    matches!(byte, b'"' | b'{' | b'}' | b'[' | b']') || (!deep && matches!(byte, b',' | b't'))
+    matches!(byte, b'"' | b'{' | b'}' | b'[' | b']') || (!deep && matches!(byte, b',' | b't' | b'f'))
 }
 
 impl JsonTap {
@@ -82,6 +84,12 @@ impl JsonTap {
     #[must_use]
     pub(crate) const fn done(&self) -> bool {
         self.done
+    }
+
+    /// Returns `true` if a document has shown that one with `"done": true` will be the last.
+    #[must_use]
+    pub(crate) const fn promises_end(&self) -> bool {
+        self.promises_end
     }
 
     /// Reads the next bytes, cut anywhere.
@@ -165,8 +173,9 @@ impl JsonTap {
             b',' => self.place = JsonPlace::Names,
             b'{' | b'[' => self.opened(byte, here),
             b'}' | b']' => self.closed(),
-            b't' if here && self.place == JsonPlace::Values && self.name == b"done" => {
-                self.says_done = true;
+            b't' | b'f' if here && self.place == JsonPlace::Values && self.name == b"done" => {
+                self.says_done |= byte == b't';
+                self.promises_end |= byte == b'f';
             }
             _ => {}
         }

@@ -34,8 +34,7 @@ impl RepeatedEvent {
 
     /// Keeps an event that was read, if others like it may follow.
     pub(super) fn keep(&mut self, data: &[u8], event: StreamEvent, text: Range<usize>) {
-        let plain =
-            StreamEvent { deltas: event.deltas, of_message: event.of_message, ..StreamEvent::default() };
+        let plain = StreamEvent { usage: None, finished: 0, error: None, done: false, ..event };
         if event.deltas > 0 && event == plain && !text.is_empty() && data.len() <= LONGEST {
             self.data.clear();
             self.data.extend_from_slice(data);

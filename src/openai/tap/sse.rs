@@ -1,6 +1,6 @@
 //! Observer of event streams.
 
-use super::event::StreamEvent;
+use super::event::{StreamEvent, by_kind, by_type};
 use super::json::JsonTap;
 use super::lines::{LineFinder, LineStep, field, without_mark};
 use super::repeated::RepeatedEvent;
@@ -22,6 +22,8 @@ pub struct StreamFacts {
     pub usage: Option<Usage>,
     /// `true` once the stream said it is over (`[DONE]`, `message_stop`, `response.completed` …).
     pub done: bool,
+    /// `true` once events show that an end will be said: `finish_reason` is there and null.
+    pub promised: bool,
     /// Reported error, as who caused it.
     pub error: Option<Blame>,
 }
@@ -39,8 +41,8 @@ pub struct SseTap {
     carry: Vec<u8>,
     /// Data lines of the current event that are not yet complete JSON.
     data: Vec<u8>,
-    /// Set while the current line is too long to be kept.
-    long: Option<JsonTap>,
+    /// Set while the current line is too long to be kept, with what it means once it has ended.
+    long: Option<(JsonTap, StreamEvent)>,
     /// `true` if data lines of the current event were too long to be kept.
     spilt: bool,
     /// `true` after the first line, which may have a byte order mark.
@@ -59,6 +61,8 @@ enum EventName {
     Any,
     Ping,
     Error,
+    /// An event of the Responses API, as far as its name tells its meaning.
+    Known(StreamEvent),
 }
 
 impl SseTap {
@@ -107,12 +111,12 @@ impl SseTap {
 
     /// Keeps part of a line whose end has not come.
     fn part(&mut self, part: &[u8]) {
-        if let Some(long) = &mut self.long {
+        if let Some((long, _)) = &mut self.long {
             long.feed(part);
         } else if self.carry.len() + part.len() > LINE_BOUND {
-            let mut long = self.too_long();
+            let (mut long, event) = self.too_long(part);
             long.feed(part);
-            self.long = Some(long);
+            self.long = Some((long, event));
         } else {
             self.carry.extend_from_slice(part);
         }
@@ -120,13 +124,13 @@ impl SseTap {
 
     /// Reads the rest of a line, `end`.
     fn line(&mut self, end: &[u8]) {
-        if let Some(mut long) = self.long.take() {
+        if let Some((mut long, event)) = self.long.take() {
             long.feed(end);
-            self.found(long.usage());
+            self.count(StreamEvent { usage: long.usage(), ..event });
         } else if self.carry.len() + end.len() > LINE_BOUND {
-            let mut long = self.too_long();
+            let (mut long, event) = self.too_long(end);
             long.feed(end);
-            self.found(long.usage());
+            self.count(StreamEvent { usage: long.usage(), ..event });
         } else if self.carry.is_empty() {
             self.whole_line(end);
         } else {
@@ -139,16 +143,21 @@ impl SseTap {
         self.begun = true;
     }
 
-    /// Handles a line beyond the bound: counts it as content and searches it for usage, as it may
-    /// hold the text of a whole response (`response.completed`).
-    fn too_long(&mut self) -> JsonTap {
-        self.count(StreamEvent::UNKNOWN);
+    /// Handles a line beyond the bound, which goes on with `part`: it may hold the text of a whole response
+    /// (`response.completed`), so it is searched for usage. Its name, or its `type` if that comes first,
+    /// tells whether it is content and what its end means; without either it is content.
+    fn too_long(&mut self, part: &[u8]) -> (JsonTap, StreamEvent) {
+        let carried = std::mem::take(&mut self.carry);
+        let event = match self.name {
+            EventName::Known(event) => event,
+            _ => by_type(if carried.is_empty() { part } else { &carried }).unwrap_or(StreamEvent::UNKNOWN),
+        };
+        self.count(StreamEvent { done: false, error: None, ..event });
         empty(&mut self.data);
         self.spilt = true;
-        let carried = std::mem::take(&mut self.carry);
         let mut long = JsonTap::new();
         long.feed(&carried);
-        long
+        (long, StreamEvent { deltas: 0, ..event })
     }
 
     fn whole_line(&mut self, line: &[u8]) {
@@ -159,11 +168,13 @@ impl SseTap {
             self.data(data);
         } else if let Some(name) = field(line, b"event") {
             self.name = match name.trim_ascii() {
-                b"ping" => EventName::Ping,
+                b"ping" | b"keepalive" => EventName::Ping,
                 b"error" => EventName::Error,
-                _ => EventName::Any,
+                name => by_kind(name).map_or(EventName::Any, EventName::Known),
             };
-            if self.name == EventName::Any && self.stream_format == StreamFormat::Bare {
+            if !matches!(self.name, EventName::Ping | EventName::Error)
+                && self.stream_format == StreamFormat::Bare
+            {
                 self.stream_format = StreamFormat::Named;
             }
             if self.name == EventName::Error {
@@ -172,17 +183,14 @@ impl SseTap {
         }
     }
 
-    /// Records the usage found in a line that was too long to be kept.
-    fn found(&mut self, usage: Option<Usage>) {
-        self.count(StreamEvent { usage, ..StreamEvent::default() });
-    }
-
     fn data(&mut self, data: &[u8]) {
         if self.spilt {
             return;
         }
         if self.data.len() + data.len() >= LINE_BOUND {
-            self.count(StreamEvent::UNKNOWN);
+            let known =
+                if let EventName::Known(event) = self.name { Some(event) } else { by_type(&self.data) };
+            self.count(known.unwrap_or(StreamEvent::UNKNOWN));
             self.spilt = true;
         } else if !self.data.is_empty() {
             self.data.push(b'\n');
@@ -210,7 +218,7 @@ impl SseTap {
         if event.of_message {
             self.stream_format = StreamFormat::Messages;
         }
-        let deltas = if self.name == EventName::Any { event.deltas } else { 0 };
+        let deltas = if matches!(self.name, EventName::Ping | EventName::Error) { 0 } else { event.deltas };
         self.seen.content |= deltas > 0;
         self.seen.tokens += deltas;
         self.seen.finished = self.seen.finished.saturating_add(event.finished);
@@ -219,6 +227,7 @@ impl SseTap {
         }
         self.seen.usage = self.account.until_now(self.seen.tokens);
         self.seen.done |= event.done;
+        self.seen.promised |= event.promises;
         // The data tell more about an error than the event's name.
         self.seen.error = event.error.or(self.seen.error);
     }

@@ -84,7 +84,14 @@ fn every_cut_of_a_stream_reads_and_filters_the_same() {
             let (plain, full) = chat_stream(&WORDS, end, spaced);
             let usage = Some(Usage { prompt: 11, output: 4, ..Usage::default() });
             let expected = Outcome {
-                seen: StreamFacts { content: true, tokens: 4, finished: 0, usage, done: true, error: None },
+                seen: StreamFacts {
+                    content: true,
+                    tokens: 4,
+                    usage,
+                    done: true,
+                    promised: true,
+                    ..StreamFacts::default()
+                },
                 passed: plain.clone().into_bytes(),
             };
             let stream = full.as_bytes();
@@ -157,6 +164,8 @@ fn only_what_was_added_is_taken_out() {
         (r#"{"choices":[],"usage":{"a":1},"timings":{"ms":5}}"#, r#"{"choices":[],"timings":{"ms":5}}"#),
         (r#"{"usage":{"a":1}, "choices":[],"timings":{}}"#, r#"{"choices":[],"timings":{}}"#),
         (r#"{"timings":{},"choices":[], "usage":{"a":1}}"#, r#"{"timings":{},"choices":[]}"#),
+        (r#"{"choices":null,"usage":{"a":1},"timings":{}}"#, r#"{"choices":null,"timings":{}}"#),
+        (r#"{"usage":{"a":1},"timings":{}}"#, r#"{"timings":{}}"#),
     ] {
         let (stream, expected) = (format!("data: {last}\n\n"), format!("data: {passes}\n\n"));
         for length in [1, 7, 1000] {
@@ -166,6 +175,88 @@ fn only_what_was_added_is_taken_out() {
     }
     let unfinished = "data: {\"choices\": [ ], \"usage\": {}}\r";
     assert_eq!(run(cut(unfinished.as_bytes(), &[3])).passed, b"");
+}
+
+#[test]
+fn a_long_event_means_what_its_name_or_its_type_says() {
+    let pad = "x".repeat(LINE_BOUND);
+    for (kind, tokens, done, error) in [
+        ("response.created", 0, false, None),
+        ("response.output_item.done", 0, false, None),
+        ("response.output_text.delta", 1, false, None),
+        ("response.completed", 0, true, None),
+        ("response.failed", 0, true, Some(Blame::Worker)),
+        ("image_generation.completed", 1, true, None),
+        ("of_a_vendor", 1, false, None),
+    ] {
+        let data = format!("{{\"response\":\"{pad}\"}}\n\n");
+        let typed = format!("data: {{ \"type\" : \"{kind}\", \"response\":\"{pad}\"}}\n\n");
+        let named = format!("event: {kind}\ndata: {data}");
+        let parted = format!("event: {kind}\ndata: {{\"response\":\ndata: \"{pad}\"}}\n\n");
+        for stream in [typed, named, parted] {
+            for length in [usize::MAX, 1000] {
+                let mut tap = SseTap::new();
+                for piece in cut(&stream.as_bytes()[..stream.len() - 2], &[length]) {
+                    let seen = tap.feed(piece);
+                    assert!(!seen.done || stream.contains("data: \"x"), "{kind}: its line has not ended");
+                }
+                let seen = tap.feed(b"\n\n");
+                assert_eq!((seen.tokens, seen.done, seen.error), (tokens, done, error), "{kind} {length}");
+            }
+        }
+    }
+}
+
+#[test]
+fn streams_that_will_say_their_end_are_known_from_others() {
+    for (event, promised) in [
+        (r#"{"choices":[{"delta":{"content":"a"},"finish_reason":null}]}"#, true),
+        (r#"{"choices":[{"delta":{"content":"a"}}]}"#, false),
+        (r#"{"choices":[{"text":"a","finish_reason":"stop"}]}"#, false),
+        (r#"{"type":"message_start","message":{}}"#, true),
+        (r#"{"type":"response.created","response":{}}"#, true),
+        (r#"{"text":"a"}"#, false),
+    ] {
+        let mut tap = SseTap::new();
+        assert_eq!(tap.feed(format!("data: {event}\n\n").as_bytes()).promised, promised, "{event}");
+        let seen = tap.feed(format!("data: {event}\n\n").replace("\"a\"", "\"b\"").as_bytes());
+        assert_eq!(seen.promised, promised, "{event}, repeated");
+    }
+}
+
+#[test]
+fn what_only_keeps_a_stream_alive_is_no_content() {
+    for event in [
+        "event: keepalive\ndata: {\"type\":\"keepalive\",\"sequence_number\":3}",
+        "data: {\"type\":\"keepalive\"}",
+        "event: ping\ndata: {}",
+        "data: {\"type\": \"ping\"}",
+    ] {
+        assert!(!SseTap::new().feed(format!("{event}\n\n").as_bytes()).content, "{event}");
+    }
+}
+
+#[test]
+fn streams_of_sound_and_pictures_say_their_end() {
+    for (event, tokens) in [
+        (r#"{"type":"transcript.text.done","text":"a","usage":{"input_tokens":1,"output_tokens":1}}"#, 0),
+        (r#"{"type":"speech.audio.done","usage":{"input_tokens":1,"output_tokens":1}}"#, 0),
+        (r#"{"type":"image_generation.completed","b64_json":"aaaa"}"#, 1),
+        (r#"{"type":"image_edit.completed","b64_json":"aaaa"}"#, 1),
+    ] {
+        let seen = SseTap::new().feed(format!("data: {event}\n\n").as_bytes());
+        assert_eq!((seen.done, seen.tokens), (true, tokens), "{event}");
+    }
+}
+
+#[test]
+fn a_number_of_tokens_that_no_answer_has_says_nothing() {
+    for tokens in ["18446744073709551615", "9223372036854775807", "4294967295", "1e30", "-1", "100000001"] {
+        let body = format!("{{\"usage\":{{\"prompt_tokens\":7,\"completion_tokens\":{tokens}}}}}");
+        let mut tap = JsonTap::new();
+        tap.feed(body.as_bytes());
+        assert_eq!(tap.usage(), Some(Usage { prompt: 7, ..Usage::default() }), "{tokens}");
+    }
 }
 
 #[test]
@@ -180,12 +271,12 @@ fn what_is_too_long_to_hold_passes_and_counts() {
     );
     let seen = StreamFacts {
         content: true,
-        tokens: 3,
-        finished: 0,
+        tokens: 2,
         // One token for each piece after the report.
         usage: Some(Usage { prompt: 5, output: 11, ..Usage::default() }),
-        done: false,
-        error: None,
+        done: true,
+        promised: true,
+        ..StreamFacts::default()
     };
     let expected = Outcome { seen, passed: stream.clone().into_bytes() };
     for lengths in [&[usize::MAX][..], &[1000], &[LINE_BOUND], &[LINE_BOUND + 100, 3]] {

@@ -72,7 +72,10 @@ fn cached_tokens(scanner: &mut Scanner<'_>) -> Result<Option<u64>, JsonError> {
     Ok(cached)
 }
 
-/// Reads a number of tokens; `None` for any other value.
+/// More tokens than any answer has: a larger number is an error of the worker, such as -1 without a sign.
+const MOST: u64 = 100_000_000;
+
+/// Reads a number of tokens; `None` for any other value, and for one that no answer can have.
 fn count(scanner: &mut Scanner<'_>) -> Result<Option<u64>, JsonError> {
     match scanner.peek()? {
         b'0'..=b'9' => {
@@ -80,7 +83,7 @@ fn count(scanner: &mut Scanner<'_>) -> Result<Option<u64>, JsonError> {
             // Some workers write whole numbers with a fraction.
             let fraction =
                 || digits.parse().ok().filter(|number: &f64| *number < 1e15).map(|number| number as u64);
-            Ok(digits.parse().ok().or_else(fraction))
+            Ok(digits.parse().ok().or_else(fraction).filter(|tokens| *tokens <= MOST))
         }
         _ => scanner.skip().map(|()| None),
     }

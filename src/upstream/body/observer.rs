@@ -137,14 +137,16 @@ impl AnswerObserver {
                 }
                 if let Some(blame) = tap.error() {
                     self.record.set_error(blame);
+                    self.recorded.error = Some(blame);
                 }
                 out.push(Frame::data(data));
             }
             AnswerTap::Lines(tap) => {
                 tap.feed(&data);
                 let seen = StreamFacts {
-                    content: self.recorded.content || !data.is_empty(),
+                    content: self.recorded.content || (!data.is_empty() && tap.error().is_none()),
                     done: tap.done(),
+                    promised: tap.promises_end(),
                     error: tap.error(),
                     usage: tap.usage(),
                     ..self.recorded
@@ -227,6 +229,32 @@ impl AnswerObserver {
             | AnswerTap::Feed { .. }
             | AnswerTap::Blind => true,
         }
+    }
+
+    /// Returns `true` if the worker reports an error of its own in place of content.
+    pub(crate) const fn begins_with_error(&self) -> bool {
+        matches!(self.recorded.error, Some(Blame::Worker)) && !self.recorded.content
+    }
+
+    /// Returns what a response lacks that is over and of which nothing was passed on; `empty` if it had no
+    /// bytes. The answer of a model has content, or says that there is none, or why.
+    pub(crate) fn lack(&self, empty: bool) -> Option<&'static str> {
+        let StreamFacts { content, done, finished, error, .. } = self.recorded;
+        match self.tap {
+            AnswerTap::Stream(_) if !content && !done && finished == 0 && error.is_none() => {
+                Some("a stream without content")
+            }
+            AnswerTap::Json(_) | AnswerTap::Lines(_) | AnswerTap::Unread if empty => Some("an empty answer"),
+            _ => None,
+        }
+    }
+
+    /// Returns `true` if a stream that is over was cut short: its events announce an end, as those of all
+    /// engines do, and there was none. HTTP does not show it if a connection ends with the worker, or if a
+    /// proxy in between ends the answer in good order.
+    pub(crate) const fn is_cut_short(&self) -> bool {
+        let StreamFacts { content, done, finished, error, promised, .. } = self.recorded;
+        !self.ended && content && promised && !done && finished == 0 && error.is_none()
     }
 
     /// Returns `true` if the response is committed with its head: its content may take any time.

@@ -148,6 +148,10 @@ impl OpenBody {
                 }
             }
         }
+        let empty = self.held.bytes() == 0;
+        if let Some(lack) = self.observer.lack(empty).filter(|_| self.source.is_none()) {
+            return Poll::Ready(Err(AttemptError::Unusable(lack)));
+        }
         if let Some(keep_alives) = self.keep_alives.take() {
             self.held = keep_alives.with(std::mem::take(&mut self.held));
         }
@@ -223,11 +227,16 @@ impl OpenBody {
         }
     }
 
-    /// Completes the request if the last frame was sent.
+    /// Completes the request if the last frame was sent. Nobody polls for trailers after that.
     fn note_end(&mut self) {
-        if self.source.is_none() && self.held.is_empty() {
+        if self.is_at_end() && self.held.bytes() == 0 {
             self.observer.complete();
         }
+    }
+
+    /// Returns `true` if the response was read to its end, or broke off.
+    fn is_at_end(&self) -> bool {
+        self.source.is_none() && !self.observer.is_cut_short()
     }
 
     fn note_handed(&mut self) {
@@ -292,6 +301,11 @@ impl OpenBody {
         self.break_off(Ending::TimedOut, Refusal::new(Reason::UpstreamTimeout, message))
     }
 
+    fn cut_short(&mut self) -> Option<BodyError> {
+        let message = format!("Worker {} ended its answer before it was complete.", self.observer.worker());
+        self.break_off(Ending::WorkerFailed, Refusal::new(Reason::UpstreamBroke, message))
+    }
+
     fn failed(&mut self, error: AnswerBreak) -> Option<BodyError> {
         let refusal = match error {
             AnswerBreak::Http(error) => {
@@ -323,9 +337,15 @@ impl Body for OpenBody {
                 this.note_handed();
                 return Poll::Ready(Some(Ok(frame)));
             }
-            if this.source.is_none() {
+            if this.is_at_end() {
                 this.note_end();
                 return Poll::Ready(None);
+            }
+            if this.source.is_none() {
+                if let Some(error) = this.cut_short() {
+                    return Poll::Ready(Some(Err(error)));
+                }
+                continue;
             }
             if this.error_events && this.observer.takes_events() && this.cut_off.has_begun(cx) {
                 // The event reports the error, so the body returns none.
@@ -347,13 +367,15 @@ impl Body for OpenBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.is_none() && self.held.is_empty()
+        self.is_at_end() && self.held.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
         let held = self.held.bytes() as u64;
         match &self.source {
-            None => SizeHint::with_exact(held),
+            // Trailers alone: a length of 0 would say that nothing follows.
+            None if self.is_at_end() && (self.held.is_empty() || held > 0) => SizeHint::with_exact(held),
+            None => SizeHint::default(),
             Some(_) if self.observer.takes_events() => SizeHint::default(),
             Some(source) => {
                 let rest = source.size_hint();

@@ -31,7 +31,6 @@ use super::body::{EarlyAnswer, EarlyLane, OpenBody};
 use super::connections::Endpoint;
 use super::error::{AttemptError, RepeatSafety};
 use super::first_token::FirstTokenWait;
-use super::form::BodyForm;
 use super::headers;
 use super::provider;
 use super::queue::QueueExchange;
@@ -163,7 +162,9 @@ impl<'a> Forward<'a> {
     /// Reports failed workers. A request that fails at two would fail at any: it blames neither.
     fn tell_failures(&self, answer: Option<&WorkerAnswer>) {
         let Some(permit) = &self.permit else { return };
-        let well = answer.is_some_and(|answer| answer.head.status.is_success());
+        let well = answer.is_some_and(|answer| {
+            answer.head.status.is_success() && !answer.body.observer().begins_with_error()
+        });
         if answer.is_some() && !well {
             permit.answered_with_error();
         }
@@ -298,11 +299,8 @@ impl<'a> Forward<'a> {
                 return Ok(None);
             }
         }
-        if self.kind.has_demand()
-            && answer.head.status.is_success()
-            && BodyForm::of(&answer.head.headers) == BodyForm::Page
-        {
-            return Err(AttemptError::Unusable("a web page instead of an answer"));
+        if let Some(instead) = self.no_answer(&answer.head).filter(|_| !owed) {
+            return Err(AttemptError::Unusable(instead));
         }
         if headers::is_coded(&answer.head.headers) {
             return Err(AttemptError::Unusable("a transfer coding that was not requested"));
@@ -311,6 +309,16 @@ impl<'a> Forward<'a> {
         let (at, id) = (began + self.timeouts.hold, &self.id);
         let early = self.lane.map(|lane| EarlyAnswer { at, lane, head, id });
         poll_fn(|cx| body.poll_open(first_token_wait, early.as_ref(), cx)).await?;
+        if answer.body.observer().begins_with_error() && !owed {
+            // Like an error status: another worker may do better, and else the client reads this one.
+            self.blame(way.worker(), WorkerFailure::Error);
+            if self.may_ask_another(RepeatSafety::MaybeBegun)
+                || Box::pin(self.fall_back(Some(FallbackReason::Failed), RepeatSafety::MaybeBegun)).await
+            {
+                self.record.forget_error();
+                return Ok(None);
+            }
+        }
         Ok(Some(answer))
     }
 

@@ -7,7 +7,7 @@ use http::{Response, StatusCode, Version, response};
 
 use super::{Forward, WorkerAnswer};
 use crate::clock::Nanos;
-use crate::openai::kinds;
+use crate::openai::kinds::{self, Output};
 use crate::request::AnswerHeaders;
 use crate::upstream::body::{AnswerObserver, AnswerReading, AnswerSource, AnswerTimeouts, OpenBody};
 use crate::upstream::connections::{Endpoint, HttpSource, WorkerLink, tunnel};
@@ -91,6 +91,31 @@ impl Forward<'_> {
         observer.with_names(AnswerNames::of(shown, model.as_deref(), worker))
     }
 
+    /// Returns what a worker sent instead of an answer of a model, by its head.
+    pub(super) fn no_answer(&self, head: &response::Parts) -> Option<&'static str> {
+        if !self.kind.has_demand() {
+            return None;
+        }
+        match (head.status, BodyForm::of(&head.headers)) {
+            // A client would ask the other place with GET: for a login, say.
+            (StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER, _) => {
+                Some("a redirect to a page instead of an answer; check its `url`")
+            }
+            (StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED, _) => {
+                Some("no answer: its status allows none")
+            }
+            (status, BodyForm::Page) if status.is_success() => {
+                Some("a web page instead of an answer; check its `url`")
+            }
+            (status, BodyForm::Media)
+                if status.is_success() && kinds::row(self.kind).output != Output::Nothing =>
+            {
+                Some("a picture, sound or video instead of an answer; check its `url`")
+            }
+            _ => None,
+        }
+    }
+
     fn reading(&self, status: StatusCode, form: BodyForm) -> AnswerReading {
         if !status.is_success() {
             return AnswerReading::Opaque;
@@ -105,10 +130,13 @@ impl Forward<'_> {
                 AnswerReading::Unread
             }
             // The client asked for a stream; the worker sends one in a format of its own.
-            (true, BodyForm::Other) if self.stream || row.begins_with_first_byte => AnswerReading::Unread,
-            (true, BodyForm::Document { encoded: false } | BodyForm::Page | BodyForm::Other) => {
-                AnswerReading::Json
+            (true, BodyForm::Other | BodyForm::Media) if self.stream || row.begins_with_first_byte => {
+                AnswerReading::Unread
             }
+            (
+                true,
+                BodyForm::Document { encoded: false } | BodyForm::Page | BodyForm::Media | BodyForm::Other,
+            ) => AnswerReading::Json,
             (false, BodyForm::Events { encoded }) => AnswerReading::OtherStream { events: !encoded },
             (false, BodyForm::Lines { .. }) => AnswerReading::OtherStream { events: false },
             (true, BodyForm::Document { encoded: true }) | (false, _) => AnswerReading::Opaque,

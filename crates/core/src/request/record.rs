@@ -375,6 +375,11 @@ impl RequestRecord {
         self.erred.store(blame as u8, Ordering::Release);
     }
 
+    /// Forgets the error of an answer in whose place another is sent.
+    pub fn forget_error(&self) {
+        self.erred.store(0, Ordering::Release);
+    }
+
     /// Returns the side that caused the error in the answer, if there is one.
     #[must_use]
     pub fn error(&self) -> Option<Blame> {

@@ -18,12 +18,21 @@ pub(super) struct StreamEvent {
     pub(super) done: bool,
     /// `true` if it belongs to the Messages API.
     pub(super) of_message: bool,
+    /// `true` if a later event will say that the stream is over.
+    pub(super) promises: bool,
 }
 
 impl StreamEvent {
     /// Data in an unknown format: counts as one token.
-    pub(super) const UNKNOWN: Self =
-        Self { deltas: 1, finished: 0, usage: None, error: None, done: false, of_message: false };
+    pub(super) const UNKNOWN: Self = Self {
+        deltas: 1,
+        finished: 0,
+        usage: None,
+        error: None,
+        done: false,
+        of_message: false,
+        promises: false,
+    };
 
     /// Reads an event's data. `None` if it starts as an object but ends too early.
     pub(super) fn read(data: &[u8]) -> Option<Self> {
@@ -140,7 +149,10 @@ impl<'a> EventReading<'a> {
             scanner.object::<JsonError>(|scanner, key| {
                 match key.raw {
                     b"text" => full |= self.content(scanner)?,
-                    b"finish_reason" => finished |= !string(scanner)?.is_empty(),
+                    b"finish_reason" => {
+                        self.event.promises |= scanner.peek()? == b'n';
+                        finished |= !string(scanner)?.is_empty();
+                    }
                     b"delta" | b"message" => full |= self.bears_content(scanner)?,
                     b"usage" => self.event.usage = Usage::read(scanner)?.or(self.event.usage),
                     _ => scanner.skip()?,
@@ -190,23 +202,21 @@ impl<'a> EventReading<'a> {
     fn finish(self) -> StreamEvent {
         let mut event = self.event;
         event.of_message = self.kind.starts_with(b"message_") || self.kind.starts_with(b"content_block_");
+        event.promises |= event.of_message;
         match self.kind {
-            kind if kind.starts_with(b"response.") => {
-                let content =
-                    self.has_delta && kind.ends_with(b".delta") || kind.ends_with(b".partial_image");
-                event.deltas += u64::from(content);
-                let failed = matches!(kind, b"response.failed" | b"response.cancelled");
-                event.done = failed || matches!(kind, b"response.completed" | b"response.incomplete");
-                if failed {
-                    event.error = event.error.or(Some(Blame::Worker));
-                }
+            kind if let Some(known) = by_kind(kind) => {
+                let empty = kind.ends_with(b".delta") && !self.has_delta;
+                event.deltas += if empty { 0 } else { known.deltas };
+                event.done = known.done;
+                event.promises = known.promises;
+                event.error = event.error.or(known.error);
             }
             b"error" => event.error = event.error.or(Some(Blame::Worker)),
             b"content_block_start" => event.deltas += u64::from(self.opens),
             b"content_block_delta" => event.deltas += u64::from(self.has_delta),
             b"message_delta" => event.finished += u32::from(self.stops),
             b"message_stop" => event.done = true,
-            b"message_start" | b"content_block_stop" | b"ping" => {}
+            b"message_start" | b"content_block_stop" | b"ping" | b"keepalive" => {}
             _ if self.has_any && !self.has_choices && event.error.is_none() && event.usage.is_none() => {
                 event.deltas = 1;
             }
@@ -217,6 +227,33 @@ impl<'a> EventReading<'a> {
         }
         event
     }
+}
+
+/// Returns what the kind of an event says by itself, of the kinds of the Responses API and of those that
+/// end a stream of sound, of its text or of a picture; `None` of all others.
+pub(super) fn by_kind(kind: &[u8]) -> Option<StreamEvent> {
+    let (deltas, done, error) = match kind {
+        b"response.completed" | b"response.incomplete" => (0, true, None),
+        b"response.failed" | b"response.cancelled" => (0, true, Some(Blame::Worker)),
+        b"transcript.text.done" | b"speech.audio.done" => (0, true, None),
+        b"image_generation.completed" | b"image_edit.completed" => (1, true, None),
+        kind if kind.starts_with(b"response.") => {
+            let content = kind.ends_with(b".delta") || kind.ends_with(b".partial_image");
+            (u64::from(content), false, None)
+        }
+        _ => return None,
+    };
+    let promises = kind.starts_with(b"response.");
+    Some(StreamEvent { deltas, done, error, promises, ..StreamEvent::default() })
+}
+
+/// As [`by_kind`], for the beginning of an event's data or of its line, if `type` is its first member.
+pub(super) fn by_type(beginning: &[u8]) -> Option<StreamEvent> {
+    let mut rest = beginning.strip_prefix(b"data:").unwrap_or(beginning);
+    for part in [&b"{"[..], b"\"type\"", b":", b"\""] {
+        rest = rest.trim_ascii_start().strip_prefix(part)?;
+    }
+    by_kind(rest.split(|byte| *byte == b'"').next()?)
 }
 
 /// Reads a value and returns `true` if it is not empty: null, `""`, `[]` and `{}` are.
