@@ -4,10 +4,13 @@
 //! of one part, and the value of `model`. It goes on after that: a second `model` could mean one
 //! thing to the gateway and another to a worker.
 
+mod parameters;
+
 use std::ops::Range;
 
 use memchr::memmem;
 
+use self::parameters::parameter;
 use super::body::MAX_MODEL_BYTES;
 
 /// Greatest number of parts: the API has some ten fields.
@@ -21,7 +24,7 @@ const MAX_BOUNDARY: usize = 70;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FormError {
     /// No boundary, or an invalid one.
-    #[error("The content type `multipart/form-data` needs a `boundary` of 1 to {MAX_BOUNDARY} bytes.")]
+    #[error("The content type `multipart/form-data` needs one `boundary` of 1 to {MAX_BOUNDARY} bytes.")]
     NoBoundary,
     /// Too many parts.
     #[error("The form has more than {MAX_PARTS} parts.")]
@@ -29,6 +32,18 @@ pub(crate) enum FormError {
     /// The head of a part is too long.
     #[error("A part of the form has a head of more than {MAX_HEAD} bytes.")]
     LongHead,
+    /// Bytes before the first delimiter, in which some parsers find a delimiter of their own.
+    #[error("The form must begin with its first delimiter.")]
+    Preamble,
+    /// The head of a part that parsers read differently.
+    #[error("A part of the form has a head that is not made of lines `name: value`.")]
+    Head,
+    /// A part whose name parsers read differently.
+    #[error(
+        "Each part of the form must have one well-formed `content-disposition`, with one `name` and \
+         no `name*`."
+    )]
+    Name,
     /// A delimiter that is neither followed by a part nor by the end.
     #[error("The form has a malformed delimiter.")]
     Delimiter,
@@ -77,15 +92,12 @@ enum FormPlace {
 /// # Errors
 /// `NoBoundary` for a form without a usable boundary.
 pub(crate) fn boundary(content_type: &str) -> Result<Option<String>, FormError> {
-    let mut parameters = content_type.split(';');
-    if !parameters.next().unwrap_or_default().trim().eq_ignore_ascii_case("multipart/form-data") {
+    let media_type = content_type.split(';').next().unwrap_or_default();
+    if !media_type.trim().eq_ignore_ascii_case("multipart/form-data") {
         return Ok(None);
     }
-    let named = parameters.filter_map(|parameter| parameter.split_once('='));
-    let mut boundary = named
-        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("boundary"))
-        .map(|(_, value)| value.trim().trim_matches('"').to_owned());
-    match boundary.next_back().filter(|boundary| (1..=MAX_BOUNDARY).contains(&boundary.len())) {
+    let boundary = parameter(content_type, "boundary", FormError::NoBoundary)?;
+    match boundary.filter(|boundary| (1..=MAX_BOUNDARY).contains(&boundary.len())) {
         Some(boundary) => Ok(Some(boundary)),
         None => Err(FormError::NoBoundary),
     }
@@ -138,7 +150,7 @@ impl FormTap {
                 FormPlace::Over => return Ok(()),
                 FormPlace::Delimited => self.delimited(rest)?,
                 FormPlace::Head => self.head(rest)?,
-                FormPlace::Preamble => self.value(rest, None)?,
+                FormPlace::Preamble => self.preamble(rest)?,
                 FormPlace::Value { model } => {
                     let at = self.before + chunk.len() - rest.len();
                     self.value(rest, model.then_some(at))?
@@ -147,6 +159,13 @@ impl FormTap {
         }
         self.before += chunk.len();
         Ok(())
+    }
+
+    /// Reads up to the first delimiter, and returns what follows. Nothing is before it but a line end.
+    fn preamble<'c>(&mut self, chunk: &'c [u8]) -> Result<&'c [u8], FormError> {
+        let after = self.value(chunk, None)?;
+        let read = self.before + chunk.len() - after.len();
+        if read > self.delimiter.needle().len() { Err(FormError::Preamble) } else { Ok(after) }
     }
 
     /// Reads a value up to the delimiter after it, and returns what follows. `model` is where the chunk
@@ -239,7 +258,7 @@ impl FormTap {
             return Err(FormError::LongHead);
         }
         let head = self.kept.get(..end).unwrap_or_default();
-        let model = field_name(head).is_some_and(|name| name == "model");
+        let model = field_name(head)?.is_some_and(|name| name == "model");
         if model && self.model.is_some() {
             return Err(FormError::TwoModels);
         }
@@ -252,46 +271,21 @@ impl FormTap {
     }
 }
 
-fn field_name(head: &[u8]) -> Option<String> {
+/// Returns the name of the field in a part with this head.
+fn field_name(head: &[u8]) -> Result<Option<String>, FormError> {
     let head = String::from_utf8_lossy(head);
-    let mut fields = head.split("\r\n").filter_map(|line| line.split_once(':'));
-    let (_, disposition) =
-        fields.find(|(name, _)| name.trim().eq_ignore_ascii_case("content-disposition"))?;
-    let mut rest = disposition;
-    // A quoted value may have a semicolon in it, so the parameters are read one after the other.
-    while let Some((_, after)) = rest.split_once(';') {
-        let (names, value) = after.split_once('=')?;
-        // Those before the last have no value.
-        let name = names.rsplit(';').next().unwrap_or_default();
-        let value = value.trim_start();
-        let (value, after) = match value.strip_prefix('"') {
-            Some(quoted) => quoted_text(quoted),
-            None => {
-                let end = value.find(';').unwrap_or(value.len());
-                let (value, after) = value.split_at(end);
-                (value.trim().to_owned(), after)
-            }
-        };
-        if name.trim().eq_ignore_ascii_case("name") {
-            return Some(value);
+    let mut disposition = None;
+    for line in head.split("\r\n").filter(|line| !line.is_empty()) {
+        // Some parsers join such a line with the one before, or read it as two.
+        if line.starts_with([' ', '\t']) || line.contains(['\r', '\n']) {
+            return Err(FormError::Head);
         }
-        rest = after;
-    }
-    None
-}
-
-/// Reads a quoted text up to its closing quote, and returns what follows.
-fn quoted_text(quoted: &str) -> (String, &str) {
-    let mut text = String::new();
-    let mut letters = quoted.char_indices();
-    while let Some((at, letter)) = letters.next() {
-        match letter {
-            '"' => return (text, quoted.get(at + 1..).unwrap_or_default()),
-            '\\' => text.extend(letters.next().map(|(_, escaped)| escaped)),
-            _ => text.push(letter),
+        let (field, value) = line.split_once(':').ok_or(FormError::Head)?;
+        if field.trim().eq_ignore_ascii_case("content-disposition") && disposition.replace(value).is_some() {
+            return Err(FormError::Name);
         }
     }
-    (text, "")
+    disposition.map_or(Ok(None), |value| parameter(value, "name", FormError::Name))
 }
 
 #[cfg(test)]
