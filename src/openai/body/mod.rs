@@ -29,7 +29,7 @@ use splice::Splice;
 
 use crate::request::Kind;
 
-/// Greatest `n` or `best_of` (sequences per prompt): the bound of the OpenAI API.
+/// Greatest `n`, `best_of` or `n_cmpl` (sequences per prompt): the bound of the OpenAI API.
 const MAX_N: u64 = 128;
 /// Prompts per request. Workers allow some thousands (OpenAI: 2048 embeddings).
 const MAX_PROMPTS: u64 = 65_536;
@@ -64,9 +64,9 @@ pub struct Facts {
     pub prompts: u32,
     /// The client's bound on output tokens per sequence: the greatest if it gives several.
     pub max_tokens: Option<u64>,
-    /// `true` if the client asks for no bound (-1, as in llama.cpp and LM Studio).
+    /// `true` if the client asks for no bound (-1 or -2, as in llama.cpp and LM Studio).
     pub unbounded: bool,
-    /// Sequences to decode: prompts × max(`n`, `best_of`).
+    /// Sequences to decode: prompts × max(`n`, `best_of`, `n_cmpl`).
     pub sequences: u32,
     /// `true` if a stream is requested.
     pub stream: bool,

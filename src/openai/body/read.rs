@@ -36,8 +36,8 @@ struct BodyReading<'a, 'h> {
     prompts: Prompts<'h>,
     max_tokens: Option<u64>,
     unbounded: bool,
-    n: Option<u64>,
-    best_of: Option<u64>,
+    /// The greatest of `n`, `best_of` and the like.
+    sequences: Option<u64>,
     stream: bool,
     store: Option<bool>,
     asked: Option<AskedUsage>,
@@ -113,8 +113,7 @@ impl<'a, 'h> BodyReading<'a, 'h> {
             prompts: Prompts { urls: shape.urls.clone(), on_text: hear, ..Prompts::default() },
             max_tokens: None,
             unbounded: false,
-            n: None,
-            best_of: None,
+            sequences: None,
             stream: false,
             store: None,
             asked: None,
@@ -183,12 +182,13 @@ impl<'a, 'h> BodyReading<'a, 'h> {
                 let named = text(scanner, name, MAX_RESPONSE_ID_BYTES)?.filter(|text| !text.is_empty());
                 self.previous = named.map(|text| text.as_ref().into());
             }
-            BodyMember::N => self.n = whole(scanner, name, 1, MAX_N)?,
-            BodyMember::BestOf => self.best_of = whole(scanner, name, 1, MAX_N)?,
+            member if member.is_sequences() => {
+                self.sequences = self.sequences.max(whole(scanner, name, 1, MAX_N)?);
+            }
             BodyMember::Stream => self.stream = boolean(scanner, name)?.unwrap_or(false),
             BodyMember::Store => self.store = boolean(scanner, name)?,
             BodyMember::StreamOptions => self.asked = Some(stream_options(scanner)?),
-            BodyMember::MaxTokens | BodyMember::MaxCompletionTokens | BodyMember::MaxOutputTokens => {
+            member if member.is_output_bound() => {
                 let bound = output_bound(scanner, name)?;
                 if self.shape.max_tokens.is_none() {
                     self.bound(bound);
@@ -289,7 +289,7 @@ impl<'a, 'h> BodyReading<'a, 'h> {
             return Err(BodyFieldError::TooLong { param, most: MAX_MEDIA_PARTS, what: "media parts" });
         }
         let choices = row.output == Output::Choices;
-        let per_prompt = if choices { self.n.max(self.best_of).unwrap_or(1) } else { 1 };
+        let per_prompt = if choices { self.sequences.unwrap_or(1) } else { 1 };
         let prompts = self.prompts.count.max(1);
         let include_usage = self.asked == Some(AskedUsage::Yes);
         let splice = match self.asked {

@@ -55,7 +55,8 @@ pub(super) fn whole(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScalarBound {
     Absent,
-    /// Explicitly unbounded: -1, as in llama.cpp and LM Studio.
+    /// Explicitly unbounded: -1, as in llama.cpp and LM Studio, or -2, llama.cpp's "until the context is
+    /// full".
     None,
     /// Greatest number of output tokens.
     Tokens(u64),
@@ -67,7 +68,7 @@ pub(super) fn output_bound(
 ) -> Result<ScalarBound, BodyFieldError> {
     if scanner.peek()? == b'-' {
         let (at, depth) = (scanner.at(), scanner.depth());
-        if scanner.number()? == "-1" {
+        if matches!(scanner.number()?, "-1" | "-2") {
             return Ok(ScalarBound::None);
         }
         scanner.rewind(at, depth);

@@ -59,7 +59,7 @@ pub(crate) fn parse_start(
         Some(MediaMember::Sound) => facts.sound_bytes += rest / 4 * 3,
         Some(MediaMember::File | MediaMember::Opaque) => {}
     }
-    follower.mark_sent();
+    follower.mark_sent(needs);
     Ok(Some(BodyStart { facts, follower }))
 }
 

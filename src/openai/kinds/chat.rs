@@ -13,6 +13,9 @@ pub(super) const ROW: KindRow = KindRow {
         (BodyMember::Messages, CountedAs::Array),
         (BodyMember::System, CountedAs::Text),
         (BodyMember::ChatTemplate, CountedAs::Text),
+        // Both of TGI: its template shows them to the model.
+        (BodyMember::ToolPrompt, CountedAs::Text),
+        (BodyMember::Guideline, CountedAs::Text),
         (BodyMember::Prediction, CountedAs::Text),
         (BodyMember::Tools, CountedAs::Json),
         (BodyMember::Functions, CountedAs::Json),

@@ -1,6 +1,6 @@
 //! Names of the members that the gateway reads in a body.
 
-use super::KindRow;
+use super::{KindRow, Output};
 use crate::openai::scan::JsonText;
 
 /// Members of a body that decisions depend on. Those of the prompt differ by kind.
@@ -16,7 +16,11 @@ pub(in crate::openai) enum BodyMember {
     MaxTokens,
     MaxCompletionTokens,
     MaxOutputTokens,
+    /// `max_tokens` of llama.cpp, which there outweighs the other one.
+    NPredict,
     N,
+    /// `n` of llama.cpp, likewise.
+    NCmpl,
     BestOf,
     Stream,
     StreamOptions,
@@ -26,8 +30,12 @@ pub(in crate::openai) enum BodyMember {
     Documents,
     ChatTemplate,
     ChatTemplateKwargs,
+    ToolPrompt,
+    Guideline,
     Prediction,
     ResponseFormat,
+    OutputConfig,
+    OutputFormat,
     Suffix,
     Text,
     Query,
@@ -54,7 +62,9 @@ impl BodyMember {
             b"max_tokens" => Self::MaxTokens,
             b"max_completion_tokens" => Self::MaxCompletionTokens,
             b"max_output_tokens" => Self::MaxOutputTokens,
+            b"n_predict" => Self::NPredict,
             b"n" => Self::N,
+            b"n_cmpl" => Self::NCmpl,
             b"best_of" => Self::BestOf,
             b"stream" => Self::Stream,
             b"stream_options" => Self::StreamOptions,
@@ -64,8 +74,12 @@ impl BodyMember {
             b"documents" => Self::Documents,
             b"chat_template" => Self::ChatTemplate,
             b"chat_template_kwargs" => Self::ChatTemplateKwargs,
+            b"tool_prompt" => Self::ToolPrompt,
+            b"guideline" => Self::Guideline,
             b"prediction" => Self::Prediction,
             b"response_format" => Self::ResponseFormat,
+            b"output_config" => Self::OutputConfig,
+            b"output_format" => Self::OutputFormat,
             b"suffix" => Self::Suffix,
             b"text" => Self::Text,
             b"query" => Self::Query,
@@ -92,7 +106,9 @@ impl BodyMember {
             Self::MaxTokens => "max_tokens",
             Self::MaxCompletionTokens => "max_completion_tokens",
             Self::MaxOutputTokens => "max_output_tokens",
+            Self::NPredict => "n_predict",
             Self::N => "n",
+            Self::NCmpl => "n_cmpl",
             Self::BestOf => "best_of",
             Self::Stream => "stream",
             Self::StreamOptions => "stream_options",
@@ -102,8 +118,12 @@ impl BodyMember {
             Self::Documents => "documents",
             Self::ChatTemplate => "chat_template",
             Self::ChatTemplateKwargs => "chat_template_kwargs",
+            Self::ToolPrompt => "tool_prompt",
+            Self::Guideline => "guideline",
             Self::Prediction => "prediction",
             Self::ResponseFormat => "response_format",
+            Self::OutputConfig => "output_config",
+            Self::OutputFormat => "output_format",
             Self::Suffix => "suffix",
             Self::Text => "text",
             Self::Query => "query",
@@ -119,7 +139,18 @@ impl BodyMember {
 
     /// Returns `true` if the gateway reads it in a body of this kind.
     pub(in crate::openai) fn is_read(self, row: &KindRow) -> bool {
-        self.is_control() || row.counts(self).is_some()
+        let is_of_llama = matches!(self, Self::NPredict | Self::NCmpl);
+        self.is_control() || row.counts(self).is_some() || (is_of_llama && row.output == Output::Choices)
+    }
+
+    /// Returns `true` if it bounds the output tokens of a sequence.
+    pub(in crate::openai) const fn is_output_bound(self) -> bool {
+        matches!(self, Self::MaxTokens | Self::MaxCompletionTokens | Self::MaxOutputTokens | Self::NPredict)
+    }
+
+    /// Returns `true` if it is a number of sequences.
+    pub(in crate::openai) const fn is_sequences(self) -> bool {
+        matches!(self, Self::N | Self::NCmpl | Self::BestOf)
     }
 
     /// Returns `true` if it is read for every kind, not only where it is prompt.

@@ -18,6 +18,9 @@ pub(super) const ROW: KindRow = KindRow {
         (BodyMember::System, CountedAs::StringOrArray),
         (BodyMember::Messages, CountedAs::Array),
         (BodyMember::Tools, CountedAs::Json),
+        (BodyMember::OutputConfig, CountedAs::Json),
+        // Its former name.
+        (BodyMember::OutputFormat, CountedAs::Json),
     ],
     dialect: Dialect::Anthropic,
     events: StreamFormat::Messages,

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use super::media::{MediaCount, MediaMember, MediaUrls, is_name};
 use super::text::{NAMES, SHOWN};
-use super::{BodyFieldError, MAX_MEDIA_PARTS, Shape};
+use super::{BodyFieldError, MAX_MEDIA_PARTS, Shape, StartNeeds};
 use crate::openai::kinds::{BodyMember, CountedAs, KindRow};
 use crate::openai::scan::{JsonText, MAX_DEPTH, Scanner};
 
@@ -35,8 +35,8 @@ pub(crate) struct BodyFollower {
     seen: u64,
     /// Media so far.
     parts: u64,
-    /// `true` once the request may have been sent: what decides its cost may no longer come.
-    is_sent: bool,
+    /// Set once the request may have been sent: what decided its cost then may no longer come.
+    sent: Option<StartNeeds>,
     /// Bytes before the chunk that is being read.
     before: usize,
     is_over: bool,
@@ -83,8 +83,8 @@ enum MemberUse {
     #[default]
     Other,
     Passed,
-    /// A member of the body whose value must not ask for more than one sequence.
-    Sequences(BodyMember),
+    /// A member of the body whose value decides the cost.
+    Decides(BodyMember),
     Type,
     MediaType,
     Name,
@@ -111,15 +111,15 @@ impl BodyFollower {
             kept: SmallVec::new(),
             seen: 0,
             parts: 0,
-            is_sent: false,
+            sent: None,
             before: 0,
             is_over: false,
         }
     }
 
-    /// Marks the request as sent, with the cost that was read until now.
-    pub(super) fn mark_sent(&mut self) {
-        self.is_sent = true;
+    /// Marks the request as sent, with the cost that was read until now, as far as it was needed.
+    pub(super) fn mark_sent(&mut self, needs: StartNeeds) {
+        self.sent = Some(needs);
     }
 
     /// Returns the offset of the string that is being read, else that of the next byte.
@@ -202,7 +202,7 @@ impl BodyFollower {
             (b':', Some(top)) => top.expects_key = false,
             (b',', Some(_)) => self.member_over()?,
             (_, Some(top)) => {
-                if matches!(top.member, MemberUse::Sequences(_)) && self.kept.len() < KEPT {
+                if matches!(top.member, MemberUse::Decides(_)) && self.kept.len() < KEPT {
                     self.kept.push(byte);
                 }
             }
@@ -240,10 +240,22 @@ impl BodyFollower {
         let Some(top) = self.open.last_mut() else { return Ok(()) };
         top.expects_key = top.is_object;
         match std::mem::take(&mut top.member) {
-            MemberUse::Sequences(member) if !matches!(&*self.kept, b"1" | b"null") => {
+            MemberUse::Decides(member) if self.is_late(member) => {
                 Err(BodyFieldError::Late { param: member.name().into() })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Returns `true` if the value that was read raises the cost with which the request was sent.
+    ///
+    /// Its name may have come before that, so this cannot be said earlier.
+    fn is_late(&self, member: BodyMember) -> bool {
+        match (self.sent, &*self.kept) {
+            (None, _) | (_, b"null") => false,
+            (Some(_), value) if member.is_sequences() => value != b"1",
+            // The greatest bound counts, and the greatest of those that had come was reserved.
+            (Some(needs), _) => needs.bound,
         }
     }
 
@@ -290,8 +302,8 @@ impl BodyFollower {
                     self.seen |= bit;
                 }
                 match known {
-                    Some(member @ (BodyMember::N | BodyMember::BestOf)) if self.is_sent => {
-                        MemberUse::Sequences(member)
+                    Some(member) if member.is_sequences() || member.is_output_bound() => {
+                        MemberUse::Decides(member)
                     }
                     Some(member) if row.counts(member).is_some_and(|how| how != CountedAs::Json) => {
                         MemberUse::Other
@@ -355,14 +367,14 @@ impl OpenValue {
             MemberUse::Perhaps if self.media.is_none() && self.perhaps.is_none() => StringUse::Perhaps,
             MemberUse::Media(member) => StringUse::Media(self.media.unwrap_or(member)),
             // A string is no number of sequences: the worker refuses it.
-            MemberUse::Perhaps | MemberUse::Shown | MemberUse::Sequences(_) | MemberUse::Other => inherited,
+            MemberUse::Perhaps | MemberUse::Shown | MemberUse::Decides(_) | MemberUse::Other => inherited,
         }
     }
 
     /// Returns `passes` and `media` of an array or object that begins here.
     fn inside(&self) -> (bool, Option<MediaMember>) {
         match self.member {
-            MemberUse::Passed | MemberUse::Shown | MemberUse::Sequences(_) => (true, None),
+            MemberUse::Passed | MemberUse::Shown | MemberUse::Decides(_) => (true, None),
             MemberUse::Media(member) => (self.passes, Some(self.media.unwrap_or(member))),
             _ => (self.passes, self.media),
         }

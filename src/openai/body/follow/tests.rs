@@ -72,6 +72,8 @@ fn what_contradicts_the_beginning_cuts_the_rest() {
         (r#""n":2}"#, late("n")),
         (r#""best_of":1.0,"stream":true}"#, late("best_of")),
         (r#""n":[1]}"#, late("n")),
+        (r#""n_cmpl":2}"#, late("n_cmpl")),
+        (r#""n_predict":9}"#, Ok(())),
         (r#""x":{"model":"b","n":5}}"#, Ok(())),
         (r#""x":[}"#, Err(BodyFieldError::Syntax { at: 35 })),
         (r#""x":1}{"#, Err(BodyFieldError::Syntax { at: 36 })),
@@ -79,7 +81,7 @@ fn what_contradicts_the_beginning_cuts_the_rest() {
         for length in [1, 3, 100] {
             let mut follower = BodyFollower::new(&Shape::of_kind(Kind::Chat));
             follower.feed(br#"{"model":"a","messages":["x"],"#).unwrap();
-            follower.mark_sent();
+            follower.mark_sent(StartNeeds::default());
             let fed = rest.as_bytes().chunks(length).try_for_each(|chunk| follower.feed(chunk));
             assert_eq!(fed, expected, "{rest}");
         }
@@ -89,4 +91,24 @@ fn what_contradicts_the_beginning_cuts_the_rest() {
         BodyFollower::new(&Shape::of_kind(Kind::Chat)).feed(deep.as_bytes()),
         Err(BodyFieldError::TooDeep { at: 138 })
     ));
+}
+
+#[test]
+fn what_decides_the_cost_does_not_follow_it() {
+    let late = |param: &'static str| Err(BodyFieldError::Late { param: param.into() });
+    for (bound, before, after, expected) in [
+        (true, "", r#""n_predict":9}"#, late("n_predict")),
+        (true, "", r#""n_predict":null}"#, Ok(())),
+        (false, "", r#""n_predict":9}"#, Ok(())),
+        (true, r#""n_predict":"#, "9}", late("n_predict")),
+        (true, r#""n_predict":9,"#, r#""x":1}"#, Ok(())),
+        (false, r#""n":1"#, "28}", late("n")),
+        (false, r#""n":2,"#, r#""x":1}"#, Ok(())),
+    ] {
+        let mut follower = BodyFollower::new(&Shape::of_kind(Kind::Chat));
+        follower.feed(br#"{"model":"a","max_tokens":1,"messages":["x"],"#).unwrap();
+        follower.feed(before.as_bytes()).unwrap();
+        follower.mark_sent(StartNeeds { bound, ..StartNeeds::default() });
+        assert_eq!(follower.feed(after.as_bytes()), expected, "{bound} {before} | {after}");
+    }
 }

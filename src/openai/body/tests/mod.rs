@@ -1,4 +1,5 @@
 mod kinds;
+mod members;
 
 use bytes::Bytes;
 use proptest::prelude::*;
