@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use crate::refusal::{Reason, Refusal};
 
-/// Error in a request body. Messages are for the client and quote only names known to the gateway.
+/// Error in a request body. Messages are for the client and quote only names known to the gateway,
+/// in any letter case.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyFieldError {
     /// Invalid UTF-8.
@@ -45,6 +46,14 @@ pub enum BodyFieldError {
     Duplicate {
         /// The member.
         param: Cow<'static, str>,
+    },
+    /// Name of a member in another letter case: some workers ignore that, others do not.
+    #[error("'{param}' must be written '{right}'.")]
+    LetterCase {
+        /// The member, as the client writes it.
+        param: Cow<'static, str>,
+        /// Its name.
+        right: &'static str,
     },
     /// Member of a type that the API does not allow.
     #[error("'{param}' must be {expected}.")]
@@ -103,6 +112,7 @@ impl BodyFieldError {
             | Self::FileUrl
             | Self::NotAnObject => None,
             Self::Duplicate { param }
+            | Self::LetterCase { param, .. }
             | Self::Late { param }
             | Self::WrongType { param, .. }
             | Self::OutOfRange { param, .. }

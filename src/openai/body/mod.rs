@@ -8,6 +8,7 @@
 mod fault;
 mod follow;
 mod media;
+mod names;
 mod read;
 mod scalar;
 mod shape;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::str::Utf8Error;
 use std::sync::Arc;
 
+use super::names::check_letter_case;
 use super::scalar::{ScalarBound, boolean, output_bound, text, whole};
 use super::shape::{Pointer, Shape};
 use super::splice::{AskedUsage, Splice, stream_options};
@@ -129,7 +130,12 @@ impl<'a, 'h> BodyReading<'a, 'h> {
         let read = |member: &BodyMember| member.is_read(shape.row());
         match BodyMember::of(&key).filter(read) {
             Some(member) => self.known(scanner, member)?,
-            None => scanner.skip()?,
+            None => {
+                if shape.strict {
+                    check_letter_case(&key, shape.row())?;
+                }
+                scanner.skip()?;
+            }
         }
         for (purpose, pointer) in [
             (Use::Prompt, &shape.prompt),
@@ -157,6 +163,7 @@ impl<'a, 'h> BodyReading<'a, 'h> {
             // In a route's own body the member may mean something else.
             Err(
                 BodyFieldError::WrongType { .. }
+                | BodyFieldError::LetterCase { .. }
                 | BodyFieldError::OutOfRange { .. }
                 | BodyFieldError::TooLong { .. },
             ) if !self.shape.strict => {

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use super::shape::span;
 use super::{BodyFieldError, Facts};
+use crate::openai::kinds::folded;
 use crate::openai::scan::Scanner;
 
 /// Replaces a range of the body (often empty) with a text.
@@ -47,7 +48,12 @@ fn members(scanner: &mut Scanner<'_>) -> Result<AskedUsage, BodyFieldError> {
     let mut asked = None;
     scanner.object(|scanner, key| {
         empty = false;
-        if *key.name() != *b"include_usage" {
+        let name = key.name();
+        if *name != *b"include_usage" {
+            if folded(&name).is_some_and(|lower| lower == "include_usage") {
+                let param = format!("stream_options.{}", String::from_utf8_lossy(&name)).into();
+                return Err(BodyFieldError::LetterCase { param, right: PARAM });
+            }
             return Ok(scanner.skip()?);
         }
         let value = scanner.peek()?;

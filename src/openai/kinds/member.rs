@@ -51,7 +51,12 @@ pub(in crate::openai) enum BodyMember {
 impl BodyMember {
     /// Returns the member with that name, however it is escaped.
     pub(in crate::openai) fn of(key: &JsonText<'_>) -> Option<Self> {
-        Some(match key.name().as_ref() {
+        Self::named(&key.name())
+    }
+
+    /// Returns the member with that name.
+    pub(in crate::openai) fn named(name: &[u8]) -> Option<Self> {
+        Some(match name {
             b"model" => Self::Model,
             b"messages" => Self::Messages,
             b"prompt" => Self::Prompt,

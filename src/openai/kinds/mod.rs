@@ -14,6 +14,7 @@ mod completion;
 mod count;
 mod embedding;
 mod images;
+mod letter_case;
 mod member;
 mod messages;
 mod models;
@@ -22,6 +23,7 @@ mod rerank;
 mod response;
 mod response_by_id;
 
+pub(in crate::openai) use letter_case::folded;
 pub(in crate::openai) use member::BodyMember;
 
 use std::time::Duration;

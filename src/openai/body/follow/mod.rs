@@ -11,6 +11,7 @@ use memchr::memchr2;
 use smallvec::SmallVec;
 
 use super::media::{MediaCount, MediaMember, MediaUrls, is_name};
+use super::names::check_letter_case;
 use super::text::{NAMES, SHOWN};
 use super::{BodyFieldError, MAX_MEDIA_PARTS, Shape, StartNeeds};
 use crate::openai::kinds::{BodyMember, CountedAs, KindRow};
@@ -294,6 +295,9 @@ impl BodyFollower {
             Some(key) if depth > 1 => MemberUse::of(&key.name()),
             Some(key) => {
                 let known = BodyMember::of(&key).filter(|member| member.is_read(row));
+                if known.is_none() {
+                    check_letter_case(&key, row)?;
+                }
                 if let Some(member) = known {
                     let bit = 1 << member as u32;
                     if self.seen & bit != 0 {

@@ -74,6 +74,8 @@ fn what_contradicts_the_beginning_cuts_the_rest() {
         (r#""n":[1]}"#, late("n")),
         (r#""n_cmpl":2}"#, late("n_cmpl")),
         (r#""n_predict":9}"#, Ok(())),
+        (r#""Stream":true}"#, Err(BodyFieldError::LetterCase { param: "Stream".into(), right: "stream" })),
+        (r#""x":{"Stream":true}}"#, Ok(())),
         (r#""x":{"model":"b","n":5}}"#, Ok(())),
         (r#""x":[}"#, Err(BodyFieldError::Syntax { at: 35 })),
         (r#""x":1}{"#, Err(BodyFieldError::Syntax { at: 36 })),

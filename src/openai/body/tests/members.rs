@@ -1,9 +1,50 @@
-//! Members of single servers.
+//! Members in other letters, and members of single servers.
 
 use super::*;
 
 fn read(kind: Kind, body: &str) -> Result<Facts, BodyFieldError> {
     parse(&Shape::of_kind(kind), body.as_bytes())
+}
+
+#[test]
+fn a_name_that_some_workers_take_for_another_is_refused() {
+    for (kind, written, right) in [
+        (Kind::Chat, "Model", "model"),
+        (Kind::Chat, "MESSAGES", "messages"),
+        (Kind::Chat, "Max_Tokens", "max_tokens"),
+        (Kind::Chat, "STREAM", "stream"),
+        (Kind::Chat, "me\u{17f}\u{17f}ages", "messages"),
+        (Kind::Chat, "max_to\u{212a}ens", "max_tokens"),
+        (Kind::Chat, "\\u004dodel", "model"),
+        (Kind::Chat, "N_Predict", "n_predict"),
+        (Kind::Completion, "Prompt", "prompt"),
+        (Kind::Embedding, "Input", "input"),
+        (Kind::Messages, "System", "system"),
+        (Kind::Count, "Model", "model"),
+    ] {
+        for body in
+            [format!(r#"{{"model":"small","{written}":null,"x":[]}}"#), format!(r#"{{"{written}":"big"}}"#)]
+        {
+            let fault = read(kind, &body).unwrap_err();
+            let param = written.replace("\\u004d", "M");
+            assert_eq!(fault.to_string(), format!("'{param}' must be written '{right}'."), "{body}");
+            assert_eq!(Refusal::from(fault).param.as_deref(), Some(&*param));
+        }
+    }
+    let usage = read(Kind::Chat, r#"{"stream_options":{"Include_Usage":false}}"#).unwrap_err();
+    assert_eq!(
+        usage.to_string(),
+        "'stream_options.Include_Usage' must be written 'stream_options.include_usage'."
+    );
+
+    for body in [
+        r#"{"Temperature":1,"Prompt":"no member of a chat","mödel":1,"models":[]}"#,
+        r#"{"metadata":{"Model":"x"},"messages":[{"Role":"user"}]}"#,
+    ] {
+        assert!(read(Kind::Chat, body).is_ok(), "{body}");
+    }
+    let route = Shape::route(Kind::Chat, None, None);
+    assert!(parse(&route, br#"{"Model":"x","stream_options":{"Include_Usage":1}}"#).is_ok());
 }
 
 #[test]
