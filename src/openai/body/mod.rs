@@ -53,7 +53,7 @@ pub struct Facts {
     /// Requested model.
     pub model: Option<Arc<str>>,
     /// Bytes of prompt text over all prompts: decoded text of messages or inputs, and tool
-    /// definitions as JSON. Ids, role names and media are excluded.
+    /// definitions as JSON. Known roles and types, a bounded number of ids, and media are excluded.
     pub prompt_bytes: u64,
     /// Prompt tokens given as token ids, over all prompts.
     pub prompt_tokens: u64,

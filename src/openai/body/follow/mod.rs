@@ -10,11 +10,10 @@
 use memchr::memchr2;
 use smallvec::SmallVec;
 
-use super::media::{MediaCount, MediaMember, MediaUrls, is_name};
-use super::names::check_letter_case;
-use super::text::{NAMES, SHOWN};
+use super::media::{MediaCount, MediaMember, MediaUrls};
+use super::names::{NAMES, SHOWN, check_letter_case, is_word};
 use super::{BodyFieldError, MAX_MEDIA_PARTS, Shape, StartNeeds};
-use crate::openai::kinds::{BodyMember, CountedAs, KindRow};
+use crate::openai::kinds::{BodyMember, CountedAs, KindRow, folded};
 use crate::openai::scan::{JsonText, MAX_DEPTH, Scanner};
 
 /// Bytes of a string that are kept: longer than any name of a member, and than the host of any URL.
@@ -309,10 +308,11 @@ impl BodyFollower {
                     Some(member) if member.is_sequences() || member.is_output_bound() => {
                         MemberUse::Decides(member)
                     }
-                    Some(member) if row.counts(member).is_some_and(|how| how != CountedAs::Json) => {
-                        MemberUse::Other
-                    }
-                    _ => MemberUse::Passed,
+                    Some(member) => match row.counts(member) {
+                        None | Some(CountedAs::Json) => MemberUse::Passed,
+                        Some(_) => MemberUse::Other,
+                    },
+                    None => MemberUse::Passed,
                 }
             }
         };
@@ -343,7 +343,7 @@ impl BodyFollower {
         for _ in 0..3 {
             let quoted = [b"\"", raw, b"\""].concat();
             let text = Scanner::new(&quoted).string().ok();
-            if text.is_some_and(|text| !is_cut && is_name(&text)) {
+            if text.is_some_and(|text| !is_cut && is_word(&text)) {
                 break;
             }
             if let Some(text) = text.as_ref().and_then(JsonText::decode) {
@@ -391,10 +391,15 @@ impl MemberUse {
         match name {
             b"type" => Self::Type,
             b"media_type" => Self::MediaType,
-            b"result" | b"url" | b"data" => Self::Perhaps,
             _ if NAMES.contains(&name) => Self::Name,
-            _ if SHOWN.contains(&name) => Self::Shown,
-            _ => MediaMember::of(name).map_or(Self::Other, Self::Media),
+            _ => {
+                let lower = folded(name);
+                match lower.as_ref().map_or(name, String::as_bytes) {
+                    b"result" | b"url" | b"data" => Self::Perhaps,
+                    name if SHOWN.contains(&name) => Self::Shown,
+                    name => MediaMember::of(name).map_or(Self::Other, Self::Media),
+                }
+            }
         }
     }
 }

@@ -35,6 +35,7 @@ fn content() -> impl Strategy<Value = Value> {
             json!({"type": "text", "text": value}),
             json!({"type": "thinking", "thinking": "hm", "signature": value}),
             json!({"input_audio": [value, {"data": value}]}),
+            json!({"Image_URL": {"URL": value}, "type": "url", "Url": value}),
             json!(value),
         ])
     });
