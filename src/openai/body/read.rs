@@ -9,7 +9,7 @@ use super::names::check_letter_case;
 use super::scalar::{ScalarBound, boolean, output_bound, text, whole};
 use super::shape::{Pointer, Shape};
 use super::splice::{AskedUsage, Splice, stream_options};
-use super::text::{PromptPart, Prompts, TextSink, add_json, add_prompts, add_text};
+use super::text::{PromptPart, Prompts, TextSink, add_json, add_prompts, add_text, add_tools};
 use super::{
     BodyFieldError, Facts, MAX_MEDIA_PARTS, MAX_MODEL_BYTES, MAX_N, MAX_PROMPTS, MAX_RESPONSE_ID_BYTES,
     MAX_SESSION_BYTES,
@@ -241,6 +241,7 @@ impl<'a, 'h> BodyReading<'a, 'h> {
             }
             // Templates and engines give it to the model as JSON.
             CountedAs::Json => return Ok(add_json(scanner, &mut self.prompts)?),
+            CountedAs::Tools => return Ok(add_tools(scanner, &mut self.prompts)?),
         }
         if counted == CountedAs::Prompts {
             add_prompts(scanner, &mut self.prompts)?;

@@ -148,6 +148,8 @@ pub(in crate::openai) enum CountedAs {
     StringOrArray,
     /// As written: the model reads it as JSON.
     Json,
+    /// As [`CountedAs::Json`], except for a picture that a tool works on.
+    Tools,
     /// Each element as a prompt of its own; it must be a string or an array.
     Prompts,
 }

@@ -13,7 +13,7 @@ pub(super) const ROW: KindRow = KindRow {
         (BodyMember::Instructions, CountedAs::Text),
         (BodyMember::Prompt, CountedAs::Text),
         (BodyMember::Text, CountedAs::Json),
-        (BodyMember::Tools, CountedAs::Json),
+        (BodyMember::Tools, CountedAs::Tools),
     ],
     stores: true,
     events: StreamFormat::Named,

@@ -309,7 +309,7 @@ impl BodyFollower {
                         MemberUse::Decides(member)
                     }
                     Some(member) => match row.counts(member) {
-                        None | Some(CountedAs::Json) => MemberUse::Passed,
+                        None | Some(CountedAs::Json | CountedAs::Tools) => MemberUse::Passed,
                         Some(_) => MemberUse::Other,
                     },
                     None => MemberUse::Passed,

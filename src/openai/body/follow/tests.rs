@@ -25,6 +25,8 @@ fn content() -> impl Strategy<Value = Value> {
         json!("auto"),
         json!("a text with a \"quote\", a \\ and \u{1f600}"),
         json!(data),
+        json!(["A".repeat(76), "A".repeat(76), "A".repeat(8)].join("\r\n").repeat(9)),
+        json!(vec!["A".repeat(76); 20].join("\n")),
     ]);
     let leaf = urls.prop_flat_map(|value| {
         prop::sample::select(vec![
@@ -35,7 +37,9 @@ fn content() -> impl Strategy<Value = Value> {
             json!({"type": "text", "text": value}),
             json!({"type": "thinking", "thinking": "hm", "signature": value}),
             json!({"input_audio": [value, {"data": value}]}),
+            json!({"images": [value], "thought_signature": value}),
             json!({"Image_URL": {"URL": value}, "type": "url", "Url": value}),
+            json!({"reasoning_details": [{"type": "reasoning.encrypted", "data": value}]}),
             json!(value),
         ])
     });

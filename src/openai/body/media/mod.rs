@@ -5,11 +5,15 @@
 
 use std::sync::Arc;
 
+use memchr::memchr;
+
 use super::BodyFieldError;
 use crate::openai::scan::JsonText;
 
 /// Longest URL of media in bytes, as most servers accept.
 const LONGEST_URL: usize = 8 * 1024;
+/// Shortest line of wrapped base64: encoders write 64 or 76 letters. Shorter lines may be words.
+const SHORTEST_LINE: usize = 60;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MediaMember {
@@ -24,12 +28,14 @@ impl MediaMember {
     /// Returns what the member `name` holds; `None` if it is no media.
     pub(super) fn of(name: &[u8]) -> Option<Self> {
         Some(match name {
-            b"image" | b"image_url" | b"image_embeds" | b"input_image" => Self::Picture,
+            b"image" | b"images" | b"image_url" | b"image_embeds" | b"input_image" | b"multimodal_data" => {
+                Self::Picture
+            }
             b"audio" | b"audio_url" | b"audio_embeds" | b"input_audio" | b"video" | b"video_url" => {
                 Self::Sound
             }
             b"file" | b"file_data" | b"file_url" | b"file_id" => Self::File,
-            b"encrypted_content" | b"signature" => Self::Opaque,
+            b"encrypted_content" | b"encrypted_index" | b"signature" | b"thought_signature" => Self::Opaque,
             _ => return None,
         })
     }
@@ -42,7 +48,7 @@ impl MediaMember {
             b"base64" if begins(b"image") => Self::Picture,
             b"base64" if begins(b"audio") || begins(b"video") => Self::Sound,
             b"base64" => Self::File,
-            b"redacted_thinking" => Self::Opaque,
+            b"redacted_thinking" | b"reasoning.encrypted" => Self::Opaque,
             _ => return None,
         })
     }
@@ -127,20 +133,48 @@ impl MediaCount {
             Some(("data", rest)) => {
                 let (head, data) = rest.split_once(',')?;
                 let named = head.find('/').is_some_and(|slash| slash > 0);
-                let is_data = named && head.ends_with(";base64") && is_base64(data.as_bytes());
-                is_data.then(|| bytes_of(data))
+                let (_, coding) = head.rsplit_once(';')?;
+                let data = data.strip_prefix(' ').unwrap_or(data);
+                let is_base64 = named && coding.eq_ignore_ascii_case("base64");
+                is_base64.then(|| base64_bytes(data.as_bytes())).flatten()
             }
             Some((_, rest)) if *urls != MediaUrls::Allow && rest.starts_with("//") => {
                 self.fault.get_or_insert(BodyFieldError::MediaUrl);
                 None
             }
-            _ => is_base64(text.as_bytes()).then(|| bytes_of(text)),
+            _ => base64_bytes(text.as_bytes()),
         }
     }
 }
 
-fn bytes_of(base64: &str) -> u64 {
-    base64.len() as u64 / 4 * 3
+/// Returns the bytes that base64 stands for, in one line or wrapped; `None` if it is text.
+///
+/// An encoder writes as many letters in each line but the last. So text of one word a line does not
+/// pass for it.
+fn base64_bytes(data: &[u8]) -> Option<u64> {
+    let data = data.strip_suffix(b"\n").unwrap_or(data);
+    let bytes = |letters: usize| letters as u64 / 4 * 3;
+    let Some(width) = memchr(b'\n', data) else {
+        let line = without_return(data);
+        return is_base64(line).then(|| bytes(line.len()));
+    };
+    let width = without_return(data.get(..width)?).len();
+    if width < SHORTEST_LINE || width % 4 != 0 {
+        return None;
+    }
+    let (mut letters, mut is_over) = (0, false);
+    for line in data.split(|byte| *byte == b'\n').map(without_return) {
+        if is_over || line.len() > width || !is_base64(line) {
+            return None;
+        }
+        is_over = line.len() < width || line.ends_with(b"=");
+        letters += line.len();
+    }
+    Some(bytes(letters))
+}
+
+fn without_return(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 /// Returns `true` if every byte is of base64, in either alphabet, with padding at the end.

@@ -73,6 +73,111 @@ fn only_allowed_urls_pass_and_files_never() {
     }
 }
 
+/// Returns pictures, bytes of sound, and bytes of text.
+fn cost(kind: Kind, body: &Value) -> (u64, u64, u64) {
+    let read = parse(&Shape::of_kind(kind), body.to_string().as_bytes()).unwrap();
+    (read.pictures, read.sound_bytes, read.prompt_bytes)
+}
+
+fn wrapped(data: &str, line_end: &str) -> String {
+    let lines: Vec<_> = data.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    lines.join(line_end)
+}
+
+#[test]
+fn base64_is_known_however_it_is_written() {
+    let data = "Ab+/".repeat(1000) + "Ag==";
+    let user = |part: Value| json!({"messages": [{"role": "user", "content": [part]}]});
+    for url in [
+        format!("data:image/png;base64,{}", wrapped(&data, "\n")),
+        format!("data:image/png;base64,{}\r\n", wrapped(&data, "\r\n")),
+        format!("data:image/png;BASE64,{data}"),
+        format!("data:image/png;base64, {data}"),
+        format!("DATA:image/svg+xml;charset=utf-8;Base64,{data}\n"),
+        wrapped(&data, "\n"),
+    ] {
+        let body = user(json!({"type": "image_url", "image_url": {"url": url}}));
+        assert_eq!(cost(Kind::Chat, &body), (1, 0, 0), "{url:.60}");
+    }
+    let sound =
+        user(json!({"type": "input_audio", "input_audio": {"data": wrapped(&data, "\n"), "format": "wav"}}));
+    assert_eq!(cost(Kind::Chat, &sound), (0, 3003, 0));
+
+    let line = |length: usize| "a".repeat(length) + "\n";
+    for text in [
+        "lorem\n".repeat(100),
+        line(76) + &line(72) + &line(76),
+        line(76) + &line(80),
+        line(77).repeat(3),
+        line(76) + "=\n" + &line(76),
+        format!("data:image/png;base64,  {data}"),
+        format!("data:image/png;base64x,{data}"),
+    ] {
+        let body = user(json!({"type": "image_url", "image_url": {"url": text}}));
+        assert_eq!(cost(Kind::Chat, &body), (0, 0, text.len() as u64), "{text:.60}");
+    }
+}
+
+/// The places of media and of opaque data that differ from those of the OpenAI API.
+fn places(value: &str) -> Vec<(Kind, Value, u64)> {
+    let said = |member: Value| {
+        let mut message = json!({"role": "assistant", "content": ""});
+        message.as_object_mut().unwrap().extend(member.as_object().unwrap().clone());
+        json!({ "messages": [message] })
+    };
+    vec![
+        (Kind::Chat, said(json!({"images": [value]})), 1),
+        (Kind::Completion, json!({"prompt": [{"prompt_string": "", "multimodal_data": [value]}]}), 1),
+        (
+            Kind::Chat,
+            said(json!({"reasoning_details": [{"data": value, "type": "reasoning.encrypted", "id": "x"}]})),
+            0,
+        ),
+        (
+            Kind::Chat,
+            said(json!({"tool_calls": [{"extra_content": {"google": {"thought_signature": value}}}]})),
+            0,
+        ),
+        (
+            Kind::Messages,
+            json!({"messages": [{"role": "assistant", "content": [{"type": "text", "text": "", "citations":
+                [{"type": "web_search_result_location", "encrypted_index": value}]}]}]}),
+            0,
+        ),
+    ]
+}
+
+#[test]
+fn media_and_opaque_data_of_other_apis_are_no_text_and_hide_none() {
+    let data = "Ab+/".repeat(1000);
+    for (kind, body, pictures) in places(&data) {
+        assert_eq!(cost(kind, &body), (pictures, 0, 0), "{body:.120}");
+    }
+    let text = "lorem ipsum ".repeat(100);
+    for (kind, body, _) in places(&text) {
+        assert_eq!(cost(kind, &body), (0, 0, text.len() as u64), "{body:.120}");
+    }
+    let plain = json!({"messages": [{"role": "user", "reasoning_details": [{"type": "reasoning.text", "data": data}]}]});
+    assert_eq!(cost(Kind::Chat, &plain).2, data.len() as u64);
+}
+
+#[test]
+fn a_picture_that_a_tool_works_on_is_no_definition() {
+    let tools = |url: &str| {
+        json!([{"type": "image_generation", "input_image_mask": {"image_url": url}, "size": "auto"},
+               {"type": "function", "name": "f", "parameters": {"image_url": "data:image/png;base64,iVBORw0KGgo="}}])
+    };
+    let url = format!("data:image/png;base64,{}", "Ab+/".repeat(1000));
+    let body = json!({"input": "", "tools": tools(&url)});
+    let definitions = tools("").to_string().len() as u64 - 2;
+    assert_eq!(cost(Kind::Response, &body), (1, 0, definitions));
+    let text = "lorem ipsum ".repeat(100);
+    let body = json!({"input": "", "tools": tools(&text)});
+    assert_eq!(cost(Kind::Response, &body), (0, 0, definitions + 2 + text.len() as u64));
+    let file = json!({"input": "", "tools": tools("file:///etc/passwd")}).to_string();
+    assert_eq!(parse(&Shape::of_kind(Kind::Response), file.as_bytes()), Err(BodyFieldError::FileUrl));
+}
+
 #[test]
 fn the_rules_for_urls_hold_in_any_letter_case() {
     for part in [

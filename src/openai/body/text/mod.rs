@@ -165,6 +165,43 @@ pub(super) fn add_json(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> 
     Ok(())
 }
 
+/// Counts tools as [`add_json`] does, except for the pictures that some work on: no template shows them.
+pub(super) fn add_tools(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(), JsonError> {
+    if !matches!(scanner.peek()?, b'{' | b'[') {
+        return scanner.skip();
+    }
+    let mut uncounted = scanner.at();
+    add_tool(scanner, prompts, &mut uncounted, false)?;
+    prompts.json(scanner.since(uncounted));
+    Ok(())
+}
+
+/// Counts what is before each picture, from `uncounted` on, and moves that behind it.
+fn add_tool(
+    scanner: &mut Scanner<'_>,
+    prompts: &mut Prompts<'_>,
+    uncounted: &mut usize,
+    is_mask: bool,
+) -> Result<(), JsonError> {
+    match scanner.peek()? {
+        b'{' => scanner.object(|scanner, key| {
+            let is_mask = is_mask || *key.name() == *b"input_image_mask";
+            add_tool(scanner, prompts, uncounted, is_mask)
+        }),
+        b'[' => scanner.array(|scanner| add_tool(scanner, prompts, uncounted, is_mask)),
+        b'"' if is_mask => {
+            let before = scanner.since(*uncounted);
+            let text = scanner.string()?;
+            if !is_word(&text) && prompts.media.take(MediaMember::Picture, &text, &prompts.urls) {
+                prompts.json(before);
+                *uncounted = scanner.at();
+            }
+            Ok(())
+        }
+        _ => scanner.skip(),
+    }
+}
+
 /// Counts a prompt of completions or embeddings: a string, token ids, or an array of these.
 pub(super) fn add_prompts(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(), JsonError> {
     if scanner.peek()? != b'[' {
