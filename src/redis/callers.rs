@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::try_join_all;
 use redis::cmd;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tokio::time::sleep;
 
 use super::link::{RedisLink, RedisLoss};
@@ -72,6 +73,17 @@ struct CallerRecord {
     written: WrittenCaller,
 }
 
+/// Why a key is refused whose SHA-256 is [`of_no_key`].
+pub(crate) const NO_KEY: &str =
+    "is the SHA-256 of an empty text: the key was empty when it was hashed (an unset variable?)";
+
+/// Returns `true` for the SHA-256 of an empty text, which `printf %s "$KEY" | sha256sum` prints
+/// without a `KEY`.
+#[must_use]
+pub(crate) fn of_no_key(sha256: &[u8; 32]) -> bool {
+    sha256[..] == Sha256::digest(b"")[..]
+}
+
 /// Returns `true` if the text is a valid name of a caller or a team, as in the configuration.
 #[must_use]
 pub(crate) fn is_name(text: &str) -> bool {
@@ -118,6 +130,9 @@ impl WrittenCaller {
         });
         let limits = own.collect::<Result<OwnLimits, String>>()?;
         let sha256 = hex::read(sha256.as_bytes()).ok_or("`sha256` must be 64 hexadecimal digits")?;
+        if of_no_key(&sha256) {
+            return Err(format!("`sha256` {NO_KEY}"));
+        }
         let rights = CallerRights {
             class: class.as_ref().map(known).transpose()?,
             weight,
@@ -335,6 +350,7 @@ mod tests {
             ("a b", &*hex, "{}", "the id must be"),
             ("a", "+0", "{}", "64 hexadecimal digits"),
             ("a", &*"+0".repeat(32), "{}", "64 hexadecimal digits"),
+            ("a", &*hex::write(&Sha256::digest("")), "{}", "`sha256` is the SHA-256 of an empty text"),
             ("a", &*hex, r#"{"class":"high"}"#, "`critical`, `interactive` or `batch`; found \"high\""),
             ("a", &*hex, r#"{"weight":0}"#, "from 1 to 1000; found 0"),
             ("a", &*hex, r#"{"team":""}"#, "`team` must be"),

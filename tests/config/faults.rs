@@ -519,6 +519,14 @@ fn callers() {
     let key = |id: &str, digit: &str| format!("{{ id: {id}, sha256: \"{}\" }}", digit.repeat(64));
     let keys = |list: &str| format!("callers:\n  keys:\n    - {list}");
     only(&keys("{ id: a, sha256: hunter2 }"), 3, 24, "callers.keys[0].sha256", "64 hexadecimal digits");
+    let of_nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    only(
+        &keys(&format!("{{ id: a, sha256: {of_nothing} }}")),
+        3,
+        24,
+        "callers.keys[0].sha256",
+        "is the SHA-256 of an empty text",
+    );
     only(
         &format!("{}\n    - {}", keys(&key("a", "1")), key("a", "2")),
         4,

@@ -17,6 +17,7 @@ use crate::layers::identify::{CallerSettings, IdentitySource};
 use crate::layers::jwt::{Claims, TokenSettings};
 use crate::limit::own_limits::quota;
 use crate::limit::rule::Rule;
+use crate::redis::callers::{NO_KEY, of_no_key};
 use crate::request::{AllowedModels, CallerRights, KeyOwner, OwnLimit, OwnLimits};
 
 pub(super) fn validate(
@@ -34,6 +35,9 @@ pub(super) fn validate(
         let at = at.key("keys").index(index);
         ids.add(key.id.0.clone(), &at.key("id"), report);
         digests.add(key.sha256.0, &at.key("sha256"), report);
+        if of_no_key(&key.sha256.0.0) {
+            report.fault(&at.key("sha256"), NO_KEY);
+        }
     }
     CallerSettings {
         from: callers.from.iter().map(source).collect(),

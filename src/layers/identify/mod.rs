@@ -218,12 +218,16 @@ impl KnownCallers {
         let mut shown = ShownCredentials::default();
         for place in &self.settings.key_headers {
             let Some(value) = headers.get(place) else { continue };
+            let secret =
+                if place == AUTHORIZATION { bearer(value.as_bytes()) } else { Some(value.as_bytes()) };
+            // A header without a secret proves nothing, whatever the settings hold.
+            if secret.unwrap_or(value.as_bytes()).is_empty() {
+                continue;
+            }
             shown.header.get_or_insert_with(|| place.clone());
             if self.by_digest.is_empty() && self.stored.is_none() && self.tokens.is_none() {
                 continue;
             }
-            let secret =
-                if place == AUTHORIZATION { bearer(value.as_bytes()) } else { Some(value.as_bytes()) };
             let Some(secret) = secret else { continue };
             let digest: [u8; 32] = Sha256::digest(secret).into();
             let owner =
@@ -281,9 +285,11 @@ fn caller_id(namespace: CallerNamespace, name: &str) -> Arc<str> {
     CallerId { namespace, name }.to_string().into()
 }
 
+/// Returns the secret after `Bearer`, which may be empty; `None` for another scheme.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, rest) = value.split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
+    let (scheme, rest) = value.split_at_checked(6)?;
+    let ends = rest.first().is_none_or(|byte| *byte == b' ');
+    (ends && scheme.eq_ignore_ascii_case(b"bearer")).then(|| rest.trim_ascii())
 }
 
 /// Base64 that ignores trailing bits, so that a truncated token is recognized and reported as one.

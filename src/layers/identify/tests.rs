@@ -65,6 +65,21 @@ fn without_anonymous_callers_a_key_is_needed() {
 }
 
 #[test]
+fn an_empty_secret_is_no_key_even_if_its_digest_is_configured() {
+    let callers = callers(|settings| {
+        settings.anonymous = false;
+        settings.keys[0].sha256 = Sha256::digest("").into();
+    });
+    for (name, value) in
+        [("x-api-key", ""), ("authorization", ""), ("authorization", "Bearer"), ("authorization", "Bearer  ")]
+    {
+        let refusal = ask(&callers, "192.0.2.1", &[(name, value)]).expect_err("no key");
+        assert_eq!(refusal.reason, Reason::Unauthorized);
+        assert!(refusal.message.starts_with("No API key was given"), "{name}: {value:?}: {refusal}");
+    }
+}
+
+#[test]
 fn only_a_trusted_proxy_speaks_for_others() {
     let callers = callers(|settings| {
         settings.from =
