@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Syntax;
+use crate::layers::paths::is_dot_segment;
 use crate::openai::body::Pointer;
 
 /// Maximum length of a pattern or pointer, in bytes; matching takes time in proportion to it.
@@ -74,7 +75,9 @@ checked! {
         let normal = segments.is_some_and(|segments| {
             let mut segments = segments.peekable();
             std::iter::from_fn(|| segments.next().map(|segment| (segment, segments.peek().is_none())))
-                .all(|(segment, last)| segment != "." && segment != ".." && (last || !segment.is_empty()))
+                .all(|(segment, last)| {
+                    !is_dot_segment(segment) && !segment.starts_with(';') && (last || !segment.is_empty())
+                })
         });
         normal && plain(text) && !text.contains(['?', '#', '%', '\\']) && !text.contains(char::is_whitespace)
     }
@@ -153,7 +156,10 @@ mod tests {
         accepts::<Id>(&["w1", "a.b_c-D"], &["", "a b", "ä", "a/b", &long[..65]]);
         accepts::<RuleName>(&["a_b-1"], &["a.b", ""]);
         accepts::<Glob>(&["*", "gpt-*", "a b"], &["", "a\nb", &long]);
-        let wrong = ["", "v1", "*", "/a//b", "//", "/./a", "/a/..", "/a?b", "/a#", "/%2f", "/a b", "/a\\b"];
+        let wrong = [
+            "", "v1", "*", "/a//b", "//", "/./a", "/a/..", "/a?b", "/a#", "/%2f", "/a b", "/a\\b",
+            "/a/..;/b", "/;",
+        ];
         accepts::<PathGlob>(&["/", "/*", "/v1/*", "/a/", "/a.b/..c"], &wrong);
         accepts::<UrlPath>(
             &["/", "/metrics", "/a/b.c"],

@@ -254,6 +254,12 @@ fn dialect_at(path: &str) -> Dialect {
     if is_of_messages(path) { Dialect::Anthropic } else { Dialect::OpenAi }
 }
 
+/// Returns `true` for `.` and `..`, with parameters too: some servers in Java remove a segment's `;…`
+/// before they resolve dot segments.
+pub(crate) fn is_dot_segment(segment: &str) -> bool {
+    matches!(segment.split(';').next(), Some("." | ".."))
+}
+
 /// Decodes the escapes of a path, and refuses an ambiguous path. With `slashes`, an escaped slash
 /// is allowed, as a part of a name.
 fn decoded(raw: &str, slashes: bool) -> Result<Cow<'_, str>, Refusal> {
@@ -282,11 +288,11 @@ fn decoded(raw: &str, slashes: bool) -> Result<Cow<'_, str>, Refusal> {
     if path.contains('\\') || path.chars().any(char::is_control) {
         return refuse("The path has a backslash or a control character.");
     }
-    if path.contains("//") {
-        return refuse("The path has an empty segment (`//`).");
+    if path.contains("//") || path.contains("/;") {
+        return refuse("The path has an empty segment (`//` or `/;`).");
     }
-    if path.split('/').any(|segment| segment == "." || segment == "..") {
-        return refuse("The path has a dot segment (`.` or `..`).");
+    if path.split('/').any(is_dot_segment) {
+        return refuse("The path has a dot segment (`.` or `..`, also before a `;`).");
     }
     Ok(path)
 }

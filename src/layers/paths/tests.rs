@@ -144,12 +144,21 @@ fn a_route_may_be_a_pattern() {
 #[test]
 fn paths_with_two_readings_are_refused_even_where_everything_passes() {
     let paths = Paths::new(&[], vec!["/*".into()], None);
-    assert_eq!(reason(&paths, &Method::DELETE, "/anything/at/all"), Ok(Kind::Path));
+    for path in ["/anything/at/all", "/a;b=c/d", "/a..;b/c", "/...;/a"] {
+        assert_eq!(reason(&paths, &Method::DELETE, path), Ok(Kind::Path), "{path}");
+    }
     for path in [
         "/a/../b",
         "/a/%2e%2e/b",
         "/./a",
+        "/a/..;/b",
+        "/a/..;a=b/c",
+        "/a/%2e%2e%3b/b",
+        "/a/.;x",
+        "/a/..;",
         "/a//b",
+        "/a/;/b",
+        "/a/%3bx/b",
         "/a%2Fb",
         "/a%5cb",
         "/a%00",
