@@ -10,9 +10,12 @@
 //!
 //! On HTTP/2 the scanner follows frames instead, for the head timeout ([`super::head_timeout`]).
 
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+mod fault;
+mod host;
+
+pub(super) use fault::fault;
+
 use http::request::Parts;
-use http::{Method, Version};
 use memchr::memchr;
 use smallvec::SmallVec;
 
@@ -229,62 +232,6 @@ pub(super) fn head_length(parts: &Parts) -> usize {
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD);
     parts.method.as_str().len() + target + LINE + fields.sum::<usize>()
-}
-
-/// Methods of RFC 9110 and RFC 5789. Names are case-sensitive, but some servers ignore case.
-const METHODS: [Method; 9] = [
-    Method::GET,
-    Method::POST,
-    Method::PUT,
-    Method::DELETE,
-    Method::HEAD,
-    Method::OPTIONS,
-    Method::PATCH,
-    Method::CONNECT,
-    Method::TRACE,
-];
-
-/// Returns `true` for a known method in other case: workers may accept it, rules do not match.
-fn is_known_in_other_case(method: &Method) -> bool {
-    METHODS.iter().any(|known| known != method && known.as_str().eq_ignore_ascii_case(method.as_str()))
-}
-
-/// Returns what is wrong with the framing or target of a parsed request, as a message for its
-/// sender. `found` is what the [`FramingScanner`] saw on this connection.
-pub(super) fn fault(parts: &Parts, found: Finding) -> Option<&'static str> {
-    if is_known_in_other_case(&parts.method) {
-        return Some("the method is a known method in wrong case; use capitals");
-    }
-    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        match found {
-            Finding::None => {}
-            Finding::BothLengths => {
-                return Some("the request has both Transfer-Encoding and Content-Length; send one of them");
-            }
-            Finding::Untracked => {
-                return Some(
-                    "the body length of an earlier request on this connection was not understood; use a new connection",
-                );
-            }
-        }
-        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            return Some("Transfer-Encoding must be a single `chunked`");
-        }
-    }
-    if parts.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
-        return Some("the request has more than one Content-Length; send one");
-    }
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
-        return Some("the request has more than one Host header; send one");
-    }
-    if host.is_none() && parts.version == Version::HTTP_11 {
-        return Some("an HTTP/1.1 request needs a Host header");
-    }
-    // CONNECT would tunnel the connection; this gateway is no forward proxy.
-    (parts.method == Method::CONNECT).then_some("CONNECT is not served here")
 }
 
 #[cfg(test)]
