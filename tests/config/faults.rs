@@ -142,7 +142,7 @@ fn external_workers() {
         ("external: true", rule("match: { class: batch }"), "", unbounded),
         ("external: true", rule("match: { caller: a }"), "", unbounded),
         ("provider: {}", String::new(), ".provider", "must have `requests` or `tokens`, such as `500/m`"),
-        ("provider: { requests: many }", String::new(), ".provider.requests", "must be a number per s"),
+        ("provider: { requests: many }", String::new(), ".provider.requests", "must be a whole number per s"),
         ("http2: always", String::new(), ".http2", "must be `auto`, `off` or `prior_knowledge`"),
     ] {
         let faults = faults(&with(worker, &more));
@@ -180,7 +180,7 @@ callers: {{ keys: [{{ id: a, sha256: \"{hex}\", limits: {{ {limits} }} }}] }}"
         ("none: { burst: 2 }", "none", "no rule of this name in `limits`"),
         ("all: { burst: 2 }", "all", "does not count per caller"),
         ("each: { limit: 2 }", "each", "the rule is a token bucket"),
-        ("each: { rate: fast }", "each.rate", "must be a number per s"),
+        ("each: { rate: fast }", "each.rate", "must be a whole number per s"),
         ("each: { size: 2 }", "each.size", "unknown key"),
     ] {
         let faults = faults(&with(limits));
@@ -454,7 +454,7 @@ fn rules() {
         ("algorithm: token_bucket, burst: 1", "rate", "a token bucket needs a rate"),
         ("algorithm: token_bucket, rate: 1/s", "burst", "needs a number of at least 1"),
         ("algorithm: token_bucket, rate: 1/s, burst: 0", "burst", "must be a whole number from 1"),
-        ("algorithm: token_bucket, rate: ten, burst: 1", "rate", "such as `10/s` or `600/m`; found \"ten\""),
+        ("algorithm: token_bucket, rate: ten, burst: 1", "rate", "at most 1000000000 per second; found \"ten\""),
         (
             "algorithm: token_bucket, rate: 1/s, burst: 1, window: 1m",
             "window",

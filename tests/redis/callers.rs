@@ -148,7 +148,12 @@ async fn what_is_wrong_is_refused_and_said() {
             "'each': the rule does not count per caller",
         ),
         ("b", r#"{"key":"x","limits":{"none":{"burst":9}}}"#, 400, "the rule 'none', which does not exist"),
-        ("b", r#"{"key":"x","limits":{"each":{"rate":"fast"}}}"#, 400, "'each': `rate` must be a number per"),
+        (
+            "b",
+            r#"{"key":"x","limits":{"each":{"rate":"fast"}}}"#,
+            400,
+            "'each': `rate` must be a whole number per",
+        ),
         ("b", r#"{"key":"x","limits":{"each":{"size":1}}}"#, 400, "unknown field"),
         ("a%20b", r#"{"key":"x"}"#, 400, "a caller's id is"),
         ("a/b", r#"{"key":"x"}"#, 400, "a caller's id is"),

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Syntax, meant};
-use crate::limit::own_limits::{read_rate, write_rate};
+use crate::limit::own_limits::{RATE_EXPECTED, read_rate, write_rate};
 
 /// Splits a text into a whole number and the unit after it.
 fn number_and_unit(text: &str) -> Option<(u64, &str)> {
@@ -67,7 +67,7 @@ pub(crate) struct Rate {
 
 impl Syntax for Rate {
     const NAME: &'static str = "rate";
-    const EXPECTED: &'static str = "a number per s, m, h or d, such as `10/s` or `600/m`";
+    const EXPECTED: &'static str = RATE_EXPECTED;
     const PATTERN: &'static str = "^[0-9]+/[smhd]$";
 
     fn read(text: &str) -> Option<Self> {

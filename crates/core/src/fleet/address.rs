@@ -20,13 +20,14 @@ use crate::glob::Glob;
 const LONGEST_NAME: usize = 253;
 
 /// The input that [`worker_url`] expects, to complete "must be …".
-pub const URL_EXPECTED: &str = "an `http://` or `https://` URL of a host, a port and at most a path, such as \
+pub const URL_EXPECTED: &str = "an `http://` or `https://` URL of a host, a port and at most a path before `/v1`, such as \
      `http://127.0.0.1:8000`; credentials belong in `headers`";
 
 /// Parses a worker's URL: scheme, host, an optional port and path prefix, and nothing else.
 ///
 /// A trailing `/v1` is removed: base URLs of OpenAI clients have it, but the gateway itself asks
-/// for `/v1/chat/completions`, and a worker would see `/v1/v1/chat/completions`.
+/// for `/v1/chat/completions`, and a worker would see `/v1/v1/chat/completions`. The URL of an
+/// endpoint is refused for the same reason.
 #[must_use]
 pub fn worker_url(text: &str) -> Option<Uri> {
     if text.contains(['@', '#', '?']) || text.chars().any(|letter| letter.is_control() || letter == '\\') {
@@ -36,11 +37,62 @@ pub fn worker_url(text: &str) -> Option<Uri> {
     if rest.contains("//") || rest.split('/').any(|segment| segment == "." || segment == "..") {
         return None;
     }
-    let bare = rest.trim_end_matches('/');
-    let bare = bare.strip_suffix("/v1").unwrap_or(bare);
+    let (bare, endpoint) = split_endpoint(rest.trim_end_matches('/'));
+    if !matches!(endpoint, "" | "/v1") {
+        return None;
+    }
     let uri: Uri = text.get(..text.len() - rest.len() + bare.len())?.parse().ok()?;
     let authority = uri.authority()?;
     (!authority.host().is_empty() && port_is_sound(authority)).then_some(uri)
+}
+
+/// Paths of endpoints below `/v1`.
+const BELOW_V1: [&str; 14] = [
+    "/audio/speech",
+    "/audio/transcriptions",
+    "/audio/translations",
+    "/chat/completions",
+    "/completions",
+    "/embeddings",
+    "/images/edits",
+    "/images/generations",
+    "/messages",
+    "/messages/count_tokens",
+    "/models",
+    "/rerank",
+    "/responses",
+    "/score",
+];
+
+/// Paths of endpoints that no base URL has. A single name, such as `/rerank`, may be the prefix of a
+/// service.
+const WITHOUT_V1: [&str; 2] = ["/chat/completions", "/v2/rerank"];
+
+/// Returns the base URL that the URL of an endpoint was probably meant to be, or a URL that ends with
+/// `/v1`, or with several; `None` for any other text.
+#[must_use]
+pub fn without_endpoint(url: &str) -> Option<&str> {
+    let (base, endpoint) = split_endpoint(url.trim_end_matches('/'));
+    (!endpoint.is_empty()).then_some(base)
+}
+
+/// Splits a URL before the path of an endpoint, which begins with any number of `/v1`, or is one.
+fn split_endpoint(url: &str) -> (&str, &str) {
+    let mut slashes = url.match_indices('/').map(|(at, _)| at);
+    let at = slashes.find(|at| url.get(*at..).is_some_and(is_endpoint));
+    url.split_at(at.unwrap_or(url.len()))
+}
+
+fn is_endpoint(path: &str) -> bool {
+    let mut below = path;
+    while let Some((v1, rest)) = below.split_at_checked(3)
+        && v1.eq_ignore_ascii_case("/v1")
+    {
+        below = rest;
+    }
+    let has_v1 = below.len() < path.len();
+    let names = if has_v1 { &BELOW_V1[..] } else { &WITHOUT_V1 };
+    (has_v1 && below.is_empty()) || names.iter().any(|name| name.eq_ignore_ascii_case(below))
 }
 
 /// Returns `true` if the port is valid or absent: `http` takes an empty or too large one as absent.

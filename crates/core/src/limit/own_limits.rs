@@ -27,6 +27,10 @@ pub fn fill_time_ok(quota: &Quota) -> bool {
     fill <= FILL.as_nanos()
 }
 
+/// The rates that [`read_rate`] accepts, to complete "must be …".
+pub const RATE_EXPECTED: &str = "a whole number per s, m, h or d, such as `10/s` or `30/m`, at least 1 and at most \
+     1000000000 per second";
+
 /// Parses a rate such as `10/s` or `600/m`; `None` if it is malformed.
 #[must_use]
 pub fn read_rate(text: &str) -> Option<(u64, Duration)> {
@@ -71,8 +75,7 @@ impl WrittenLimit {
     /// If `rate` is malformed.
     pub fn read(&self) -> Result<OwnLimit, String> {
         let rate = self.rate.as_deref().map(|rate| {
-            let fault =
-                || format!("`rate` must be a number per s, m, h or d, such as `10/s`; found \"{rate}\"");
+            let fault = || format!("`rate` must be {RATE_EXPECTED}; found \"{rate}\"");
             read_rate(rate).ok_or_else(fault)
         });
         Ok(OwnLimit { rate: rate.transpose()?, burst: self.burst, limit: self.limit })
@@ -244,6 +247,19 @@ mod tests {
         assert_eq!(admitted(&whole.share(size, None), Some(&own), 0), 10);
         size.fills_since = Some(Nanos::from_secs(1));
         assert_eq!(admitted(&whole.share(size, None), Some(&own), 0), 1, "what is here now begins to fill");
+    }
+
+    #[test]
+    fn a_rate_that_is_not_one_is_told_what_would_be() {
+        for rate in ["0.5/s", "1.5/s", "0/s", "10000000000/s", "10"] {
+            let written = WrittenLimit { rate: Some(rate.to_owned()), ..WrittenLimit::default() };
+            let fault = written.read().unwrap_err();
+            for words in ["a whole number", "`30/m`", "at least 1", "1000000000 per second", rate] {
+                assert!(fault.contains(words), "{fault}");
+            }
+        }
+        assert_eq!(read_rate("1000000000/s"), Some((1_000_000_000, Duration::from_secs(1))));
+        assert_eq!(read_rate("1000000001/s"), None);
     }
 
     #[test]

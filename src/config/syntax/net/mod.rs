@@ -74,8 +74,13 @@ impl Syntax for Origin {
                 .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+.-".contains(&byte));
         let authority: http::uri::Authority = rest.parse().ok()?;
         let bare = !authority.host().is_empty() && !rest.contains(['@', '*', '/', '?', '#']);
-        // Browsers send origins in lower case and compare them byte by byte.
-        (scheme_is_plain && bare && port_is_sound(&authority)).then(|| Self(text.to_ascii_lowercase()))
+        let sound = scheme_is_plain && bare && port_is_sound(&authority);
+        // Browsers send origins in lower case and without a default port, and compare them byte by byte.
+        (sound && meant::without_default_port(text).is_none()).then(|| Self(text.to_ascii_lowercase()))
+    }
+
+    fn meant(text: &str) -> Option<String> {
+        meant::origin(text)
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -207,113 +212,4 @@ pub(crate) fn redacted_url(text: &str) -> Cow<'_, str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::Text;
-    use super::*;
-
-    fn written<T: Syntax>(text: &str) -> Option<String> {
-        T::read(text).map(|value| Text(value).to_string())
-    }
-
-    #[test]
-    fn networks_and_hosts_are_read_into_one_form() {
-        assert_eq!(written::<Network>("10.1.2.3/8").as_deref(), Some("10.0.0.0/8"));
-        assert_eq!(written::<Network>("::1").as_deref(), Some("::1/128"));
-        assert_eq!(written::<Network>("10.0.0.0/33"), None);
-        assert_eq!(written::<Host>("LocalHost").as_deref(), Some("localhost"));
-        assert_eq!(written::<Host>("0:0::1").as_deref(), Some("::1"));
-        for wrong in ["", "a..b", "host:80", "[::1]", "a b", "*"] {
-            assert_eq!(written::<Host>(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn worker_urls_have_a_host_and_nothing_to_hide() {
-        assert_eq!(written::<WorkerUrl>("http://[::1]:8000/").as_deref(), Some("http://[::1]:8000"));
-        assert_eq!(
-            written::<WorkerUrl>("https://w.example/base/").as_deref(),
-            Some("https://w.example/base")
-        );
-        for (base, form) in [
-            ("http://h:8000/v1", "http://h:8000"),
-            ("http://h:8000/v1/", "http://h:8000"),
-            ("https://h/openai/v1", "https://h/openai"),
-            ("http://h/v1/x", "http://h/v1/x"),
-            ("http://h/av1", "http://h/av1"),
-            ("http://v1", "http://v1"),
-        ] {
-            assert_eq!(written::<WorkerUrl>(base).as_deref(), Some(form), "{base}");
-        }
-        for wrong in [
-            "",
-            "127.0.0.1:8000",
-            "http://",
-            "http:///x",
-            "ftp://h",
-            "http://h:99999",
-            "http://h:0",
-            "http://h:",
-            "http://h?a=b",
-            "http://u:p@h",
-            "http://h/a/../b",
-            "http://h//a",
-            "http://h/#x",
-            "http://h\n",
-        ] {
-            assert_eq!(written::<WorkerUrl>(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn allowed_hosts_and_redis_urls() {
-        for (text, form) in
-            [("10.1.2.3/8", "10.0.0.0/8"), ("127.0.0.1", "127.0.0.1/32"), ("GPU-*.Example", "gpu-*.example")]
-        {
-            assert_eq!(written::<AllowedHost>(text).as_deref(), Some(form));
-        }
-        for wrong in ["", "http://a", "10.*", "a:80", "10.0.0.0/33"] {
-            assert_eq!(written::<AllowedHost>(wrong), None, "{wrong}");
-        }
-        for (right, form) in [
-            ("redis://h", "redis://h"),
-            ("rediss://u:p@h:6380/1", "rediss://…@h:6380/1"),
-            ("redis://[::1]:6379", "redis://[::1]:6379"),
-        ] {
-            assert_eq!(written::<RedisUrl>(right).as_deref(), Some(form));
-        }
-        assert_eq!(format!("{:?}", RedisUrl::read("rediss://u:s3cret@h").unwrap()), "rediss://…@h");
-        for wrong in
-            ["", "h:6379", "http://h", "redis://", "redis://h:x", "redis+unix:///tmp/s", "redis://h/db"]
-        {
-            assert_eq!(written::<RedisUrl>(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn origins_are_bare() {
-        assert_eq!(
-            written::<Origin>("https://Chat.example:8443").as_deref(),
-            Some("https://chat.example:8443")
-        );
-        assert_eq!(written::<Origin>("*").as_deref(), Some("*"));
-        for wrong in
-            ["chat.example", "https://a/", "https://a/b", "https://u@a", "https://*.a", "https://a:x"]
-        {
-            assert_eq!(written::<Origin>(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn what_a_url_hides_is_not_shown() {
-        for (text, shown) in [
-            ("http://h:1/a", "http://h:1/a"),
-            ("http://u:secret@h/a", "http://…@h/a"),
-            ("http://u:se@cret/x@h/a?k=secret", "http://…@h/a?…"),
-            ("http://h?key=secret", "http://h?…"),
-            ("http://u:se?cret@h", "http://…"),
-            ("no url", "no url"),
-        ] {
-            assert_eq!(redacted_url(text), shown, "{text}");
-        }
-    }
-}
+mod tests;
