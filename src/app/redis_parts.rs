@@ -60,12 +60,6 @@ impl RedisParts {
         metrics: &Arc<Metrics>,
     ) -> Result<Option<Self>, StartError> {
         let shared = &settings.shared;
-        if !shared.rules && settings.gateways > 1 && !settings.rules.is_empty() {
-            tracing::warn!(
-                gateways = settings.gateways,
-                "`state: memory` counts in each gateway separately: N gateways admit up to N times each quota"
-            );
-        }
         let jobs = shared.jobs != JobMode::Nothing;
         if !shared.rules && !shared.callers && !jobs {
             return Ok(None);

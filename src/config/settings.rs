@@ -113,6 +113,8 @@ pub struct Settings {
     pub log_sample: f64,
     /// Export of spans; `None` if no spans are made.
     pub(crate) spans: Option<SpanSettings>,
+    /// `true` if the file has a section `redis`.
+    pub(super) redis_in_file: bool,
     /// The settings file with its defaults filled in.
     pub(super) file: Box<ConfigFile>,
 }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Settings;
-use super::file::RedisSection;
 use super::settings::JobMode;
 use super::syntax::Text;
 use crate::estimate::UNKNOWN_OUTPUT;
@@ -50,6 +49,14 @@ impl Settings {
             );
             warn("concurrency.queue.wait".to_owned(), problem);
         }
+        if self.gateways > 1 && !self.shared.rules && !self.rules.is_empty() {
+            let problem = format!(
+                "`memory` counts in each gateway separately: {0} gateways admit up to {0} times each quota; use `redis`, or \
+                 divide the quotas",
+                self.gateways
+            );
+            warn("state".to_owned(), problem);
+        }
         if self.gateways > 1 && self.chooses_by_prefix() && self.prefix.key.is_none() {
             let problem = "is not set, nor is `redis.hmac_key`: each gateway hashes prompts with a random key of its own, so \
                            they send the same conversation to different workers; set the same secret for all, or \
@@ -65,8 +72,10 @@ impl Settings {
         let uses_redis = self.shared.rules
             || self.shared.callers
             || self.shared.jobs != JobMode::Nothing
-            || self.discovery.is_some();
-        if self.file.redis != RedisSection::default() && !uses_redis {
+            || self.discovery.is_some()
+            // Without `prefix.key`, prompts are hashed with `redis.hmac_key`.
+            || (self.file.redis.hmac_key.is_some() && self.file.prefix.key.is_none() && self.gate.prefix.is_some());
+        if self.redis_in_file && !uses_redis {
             let problem = "is set but not used; it is used by `state: redis`, `workers.discovery: redis`, \
                            `workers.mode: queue`, `callers.stored: redis` and `concurrency.overflow: jobs`";
             warn("redis".to_owned(), problem.to_owned());
@@ -134,7 +143,7 @@ impl Settings {
     }
 }
 
-/// Warns of a rule in tokens that has no room for an answer of unknown length.
+/// Warns of a rule in tokens that one request of unknown length takes up.
 fn token_rule_too_small(rule: &Rule) -> Option<(&'static str, String)> {
     let capacity = rule.capacity();
     if rule.unit != Unit::Tokens || rule.reserve_max || capacity > UNKNOWN_OUTPUT {
@@ -145,7 +154,7 @@ fn token_rule_too_small(rule: &Rule) -> Option<(&'static str, String)> {
         field,
         format!(
             "`{capacity}` tokens are not enough for a prompt and the {UNKNOWN_OUTPUT} tokens first expected of an answer: a \
-             request without `max_tokens` is refused as too large"
+             new caller's request without `max_tokens` reserves all of them, and no second one is admitted beside it"
         ),
     ))
 }

@@ -121,6 +121,7 @@ pub(super) fn validate(
         drain: process::drain(&file.drain),
         log_sample: file.log.sample,
         spans: process::spans(&file.tracing, &root.key("tracing"), report),
+        redis_in_file: root.key("redis").is_present(),
         file: Box::new(file),
     }
 }
