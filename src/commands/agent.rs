@@ -8,7 +8,8 @@ use traffic_dam::config::syntax::{Glob, RedisUrl, WorkerUrl};
 use traffic_dam::redis::publisher::HeartbeatPublisher;
 use traffic_dam::scrape::Rename;
 
-use super::member::{HeartbeatLoop, read, word};
+use super::arguments::read;
+use super::member::{HeartbeatLoop, word};
 use super::{CommandError, runtime};
 
 #[derive(Debug, clap::Args)]

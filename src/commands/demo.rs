@@ -14,6 +14,7 @@ use traffic_dam::net;
 use traffic_dam::openai::error::StreamFormat;
 use traffic_dam::sim::worker::{WorkerOptions, serve};
 
+use super::arguments::read;
 use super::load::{self, Offer};
 use super::log::Log;
 use super::serve::serve_to_the_end;
@@ -35,13 +36,13 @@ const OVERLOAD: f64 = 3.0;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Address for callers; if its port is in use, the next free one
-    #[arg(long, default_value = "127.0.0.1:8080")]
+    #[arg(long, default_value = "127.0.0.1:8080", value_parser = read::<SocketAddr>)]
     listen: SocketAddr,
     /// Address of the admin port; if it is in use, the next free one
-    #[arg(long, default_value = "127.0.0.1:8081")]
+    #[arg(long, default_value = "127.0.0.1:8081", value_parser = read::<SocketAddr>)]
     admin_listen: SocketAddr,
     /// Address of the simulated worker; if its port is in use, the next free one
-    #[arg(long, default_value = "127.0.0.1:8000")]
+    #[arg(long, default_value = "127.0.0.1:8000", value_parser = read::<SocketAddr>)]
     worker_listen: SocketAddr,
     /// Offer three times the load that the worker can serve, and show the outcome
     #[arg(long)]

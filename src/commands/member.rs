@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use traffic_dam::config::syntax::{Id, RedisUrl, Syntax};
+use traffic_dam::config::syntax::{Id, RedisUrl};
 use traffic_dam::fleet::heartbeat::{INTERVAL, SigningKey};
 use traffic_dam::redis::settings::RedisSettings;
+
+use super::arguments::read;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct HeartbeatLoop {
@@ -48,10 +50,6 @@ impl HeartbeatLoop {
 
 pub(crate) fn word(word: &Option<Id>) -> Option<Arc<str>> {
     word.as_ref().map(|word| Arc::clone(&word.0))
-}
-
-pub(crate) fn read<T: Syntax>(text: &str) -> Result<T, String> {
-    T::read(text).ok_or_else(|| format!("must be {}", T::EXPECTED))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

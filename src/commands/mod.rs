@@ -2,6 +2,7 @@
 
 mod admin_port;
 mod agent;
+mod arguments;
 mod build_name;
 mod capacity;
 mod check;

@@ -9,6 +9,7 @@ use traffic_dam::clock::Clock;
 use traffic_dam::config::Overrides;
 use traffic_dam::config::watch::{ConfigWatch, Reload};
 
+use super::arguments::read;
 use super::log::Log;
 use super::settings_file::SettingsFile;
 use super::{CommandError, print_line, runtime, service_manager};
@@ -18,10 +19,10 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     file: SettingsFile,
     /// Address for callers, instead of `listen` in the file
-    #[arg(long)]
+    #[arg(long, value_parser = read::<SocketAddr>)]
     listen: Option<SocketAddr>,
     /// Address of the admin port, instead of `admin.listen` in the file
-    #[arg(long)]
+    #[arg(long, value_parser = read::<SocketAddr>)]
     admin_listen: Option<SocketAddr>,
 }
 

@@ -9,8 +9,9 @@ use traffic_dam::net;
 use traffic_dam::redis::consumer::ConsumerIdentity;
 use traffic_dam::sim::worker::{Membership, WorkerOptions, drain, serve};
 
+use super::arguments::read;
 use super::build_name;
-use super::member::{HeartbeatLoop, read, word};
+use super::member::{HeartbeatLoop, word};
 use super::serve::terminated;
 use super::{CommandError, print_line, runtime};
 
@@ -18,7 +19,7 @@ use super::{CommandError, print_line, runtime};
 pub(crate) struct Arguments {
     /// Address to listen on [default: 127.0.0.1:8000; with --queue, where nobody connects, any free
     /// port]
-    #[arg(long)]
+    #[arg(long, value_parser = read::<SocketAddr>)]
     listen: Option<SocketAddr>,
     #[command(flatten)]
     options: WorkerOptions,
