@@ -21,9 +21,10 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::framing::{Finding, FramingScanner};
+use super::framing::{self, Finding, FramingScanner, HeadExcess};
 use super::service::ConnectionState;
 use super::write_timeout::LazySleep;
+use crate::refusal::Reason;
 
 /// Maximum bytes of hyper's bare answer: status line, length, `connection`, maybe a date. Ours are
 /// longer.
@@ -119,8 +120,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HeadTimeout<T> {
         if self.scanner.in_head() && self.scanner.is_first() {
             // Nothing was written here before, so this cannot land inside another answer. One
             // attempt is enough: the socket's buffer is empty.
-            let answer =
-                explain("408 Request Timeout", "the request's head did not arrive within bounds.header_read");
+            let message = "the request's head did not arrive within bounds.header_read";
+            let answer = explain("408 Request Timeout", Reason::BadRequest, message);
             if Pin::new(&mut self.inner).poll_write(cx, &answer).is_ready() {
                 drop(Pin::new(&mut self.inner).poll_flush(cx));
             }
@@ -175,7 +176,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadTimeout<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_owed(cx))?;
-        if let Some(answer) = explained(buf) {
+        if let Some(answer) = explained(buf, this.scanner.excess()) {
             this.pending_answer = answer;
             return Poll::Ready(Ok(buf.len()));
         }
@@ -190,7 +191,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadTimeout<T> {
         let this = self.get_mut();
         ready!(this.poll_owed(cx))?;
         if let [only] = bufs
-            && let Some(answer) = explained(only)
+            && let Some(answer) = explained(only, this.scanner.excess())
         {
             this.pending_answer = answer;
             return Poll::Ready(Ok(only.len()));
@@ -220,8 +221,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadTimeout<T> {
     }
 }
 
-/// Returns the full answer that replaces `written` if this is a bare one of hyper.
-fn explained(written: &[u8]) -> Option<Bytes> {
+/// Returns the full answer that replaces `written` if this is a bare one of hyper. `excess` is what
+/// the head that it answers had too much of, besides bytes.
+fn explained(written: &[u8], excess: Option<HeadExcess>) -> Option<Bytes> {
     if written.len() > LONGEST_BARE_ANSWER || !written.starts_with(b"HTTP/1.1 4") {
         return None;
     }
@@ -235,24 +237,30 @@ fn explained(written: &[u8]) -> Option<Bytes> {
                 || line.starts_with("content-length: ")
                 || line.starts_with("connection: ")
         });
-    let message = match status.get(..3)? {
-        "400" => {
-            "the request is not valid HTTP: its request line, a header field or its framing is malformed"
+    let (status, reason, message) = match (status.get(..3)?, excess) {
+        // Hyper answers 400 or 431, by the number of digits.
+        ("400" | "431", Some(HeadExcess::Length)) => {
+            ("413 Payload Too Large", Reason::BodyTooLarge, framing::LARGE_BODY)
         }
-        "414" => "the request's path is too long",
-        "431" => super::framing::LONG_HEAD,
+        ("400", _) => (
+            status,
+            Reason::BadRequest,
+            "the request is not valid HTTP: its request line, a header field or its framing is malformed",
+        ),
+        ("414", _) => (status, Reason::BadRequest, "the request's path is too long"),
+        ("431", Some(HeadExcess::Fields)) => (status, Reason::BadRequest, framing::MANY_FIELDS),
+        ("431", None) => (status, Reason::BadRequest, framing::LONG_HEAD),
         _ => return None,
     };
-    bare.then(|| explain(status, message))
+    bare.then(|| explain(status, reason, message))
 }
 
-fn explain(status: &str, message: &str) -> Bytes {
-    let body = super::service::bad_request(message);
+fn explain(status: &str, reason: Reason, message: &str) -> Bytes {
+    let body = super::service::error_body(reason, message);
     Bytes::from(format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         x-traffic-dam-reason: {}\r\nconnection: close\r\n\r\n{body}",
+         x-traffic-dam-reason: {reason}\r\nconnection: close\r\n\r\n{body}",
         body.len(),
-        crate::refusal::Reason::BadRequest,
     ))
 }
 
@@ -266,16 +274,50 @@ mod tests {
         let bare =
             |status: &str| format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n{date}");
         for status in ["400 Bad Request", "414 URI Too Long", "431 Request Header Fields Too Large"] {
-            let answer = explained(bare(status).as_bytes()).unwrap();
+            let answer = explained(bare(status).as_bytes(), None).unwrap();
             let answer = std::str::from_utf8(&answer).unwrap();
             assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
             assert!(answer.contains("\"code\":\"bad_request\""), "{answer}");
         }
-        assert!(explained(bare("404 Not Found").as_bytes()).is_none());
-        assert!(explained(bare("200 OK").as_bytes()).is_none());
+        assert!(explained(bare("404 Not Found").as_bytes(), None).is_none());
+        assert!(explained(bare("200 OK").as_bytes(), None).is_none());
         let ours = format!(
             "HTTP/1.1 400 Bad Request\r\nconnection: close\r\nx-request-id: a\r\ncontent-length: 0\r\n{date}"
         );
-        assert!(explained(ours.as_bytes()).is_none());
+        assert!(explained(ours.as_bytes(), None).is_none());
+    }
+
+    #[test]
+    fn the_reason_is_the_one_that_the_head_gave() {
+        let answer = |fields: &str, bare: &str| {
+            let mut scanner = FramingScanner::new();
+            scanner.scan(format!("POST / HTTP/1.1\r\n{fields}").as_bytes());
+            let bare = format!("HTTP/1.1 {bare}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+            let answer = explained(bare.as_bytes(), scanner.excess()).unwrap();
+            String::from_utf8(answer.to_vec()).unwrap()
+        };
+        const TOO_LARGE: &str = "431 Request Header Fields Too Large";
+        let many = |number: usize| "a: b\r\n".repeat(number);
+        for (fields, bare, status, words) in [
+            ("a: b\r\n".to_owned(), TOO_LARGE, "431", "exceeds bounds.headers"),
+            (many(100) + "\r\n", TOO_LARGE, "431", "exceeds bounds.headers"),
+            (many(101) + "\r\n", TOO_LARGE, "431", "more than 100 header fields"),
+            (many(100) + "a: b", TOO_LARGE, "431", "more than 100 header fields"),
+            ("content-length: 18446744073709551615\r\n\r\n{}".to_owned(), TOO_LARGE, "413", "body_too_large"),
+            ("Content-Length: 18446744073709551614\r\n\r\n".to_owned(), TOO_LARGE, "413", "body_too_large"),
+            (
+                "content-length: 18446744073709551616\r\n\r\n".to_owned(),
+                "400 Bad Request",
+                "413",
+                "Content-Length",
+            ),
+            ("content-length: 0x10\r\n\r\n".to_owned(), "400 Bad Request", "400", "not valid HTTP"),
+            ("content-length: +1\r\n\r\n".to_owned(), "400 Bad Request", "400", "not valid HTTP"),
+        ] {
+            let answer = answer(&fields, bare);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+            assert!(answer.contains(words), "{answer}");
+        }
+        assert!(framing::MANY_FIELDS.contains(&framing::MAX_FIELDS.to_string()));
     }
 }

@@ -203,8 +203,9 @@ where
         let this = self.project();
         let mut response = match this.state.project() {
             StateProj::Malformed { status, fault } => {
-                let mut response =
-                    Response::new(ConnectionBody::Own { text: Some(bad_request(fault).into()) });
+                let mut response = Response::new(ConnectionBody::Own {
+                    text: Some(error_body(Reason::BadRequest, fault).into()),
+                });
                 *response.status_mut() = *status;
                 let headers = response.headers_mut();
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -294,8 +295,7 @@ impl<B: Body<Data = Bytes>> Body for ConnectionBody<B> {
 }
 
 /// JSON body for a malformed request. `message` is plain text without quotes or backslashes.
-pub(super) fn bad_request(message: &str) -> String {
-    let code = Reason::BadRequest;
+pub(super) fn error_body(code: Reason, message: &str) -> String {
     format!(
         r#"{{"error":{{"message":"{message}","type":"invalid_request_error","param":null,"code":"{code}"}}}}"#
     )

@@ -52,6 +52,21 @@ pub(super) enum Finding {
     Untracked,
 }
 
+/// Maximum number of header fields in a head of HTTP/1.1. It is hyper's own: more would cost it an
+/// allocation per request, and no client sends as many.
+pub(super) const MAX_FIELDS: usize = 100;
+/// Largest `Content-Length` that hyper follows.
+const MAX_LENGTH: u64 = u64::MAX - 2;
+
+/// Why hyper refuses a head that is not longer than `bounds.headers`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeadExcess {
+    /// More than [`MAX_FIELDS`] header fields.
+    Fields,
+    /// A `Content-Length` above [`MAX_LENGTH`].
+    Length,
+}
+
 /// Follows the raw bytes of an HTTP/1.1 connection from head to head.
 #[derive(Debug)]
 pub(super) struct FramingScanner {
@@ -63,6 +78,10 @@ pub(super) struct FramingScanner {
     begun: bool,
     has_transfer_encoding: bool,
     sized: Option<Option<u64>>,
+    /// Complete header fields of the head that has begun.
+    fields: usize,
+    /// Of the first head that has one: hyper takes no request after it.
+    excess: Option<HeadExcess>,
     frames: Frames,
 }
 
@@ -76,6 +95,8 @@ impl FramingScanner {
             begun: false,
             has_transfer_encoding: false,
             sized: None,
+            fields: 0,
+            excess: None,
             frames: Frames::default(),
         }
     }
@@ -101,6 +122,13 @@ impl FramingScanner {
     /// Returns `true` if no head is complete yet.
     pub(super) fn is_first(&self) -> bool {
         self.at == ScanState::Head && self.head_timeout == 0
+    }
+
+    /// Returns why hyper refuses the last head that it read, if the reason is not its length in bytes.
+    pub(super) fn excess(&self) -> Option<HeadExcess> {
+        // Hyper does not wait for the end of a field that is one too many.
+        let begun = usize::from(self.begun && !self.line.is_empty());
+        self.excess.or((self.fields + begun > MAX_FIELDS).then_some(HeadExcess::Fields))
     }
 
     /// Takes the bytes read next.
@@ -175,13 +203,23 @@ impl FramingScanner {
     }
 
     fn note_field(&mut self, line: &[u8], cut: bool) {
+        self.fields += 1;
+        if self.fields > MAX_FIELDS {
+            self.excess.get_or_insert(HeadExcess::Fields);
+        }
         // Most lines begin with another letter and cost only this check.
         match line.first().map(u8::to_ascii_lowercase) {
             Some(b't') => self.has_transfer_encoding |= value_of(line, "transfer-encoding").is_some(),
             Some(b'c') => {
                 if let Some(value) = value_of(line, "content-length") {
                     let digits = std::str::from_utf8(value).ok().filter(|_| !cut);
-                    self.sized = Some(digits.and_then(|digits| digits.parse().ok()));
+                    let length = digits.and_then(|digits| digits.parse().ok());
+                    // A number that 64 bits cannot hold is too large as well.
+                    let is_number = !cut && !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+                    if is_number && length.is_none_or(|length| length > MAX_LENGTH) {
+                        self.excess.get_or_insert(HeadExcess::Length);
+                    }
+                    self.sized = Some(length);
                 }
             }
             _ => {}
@@ -190,7 +228,7 @@ impl FramingScanner {
 
     fn finish_head(&mut self) -> Finding {
         self.head_timeout += 1;
-        self.begun = false;
+        (self.begun, self.fields) = (false, 0);
         let (coded, sized) = (std::mem::take(&mut self.has_transfer_encoding), self.sized.take());
         self.at = match (coded, sized) {
             (true, Some(_)) => return Finding::BothLengths,
@@ -222,6 +260,10 @@ fn value_of<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
     field.eq_ignore_ascii_case(name.as_bytes()).then(|| value.trim_ascii())
 }
 
+/// Error message for a head beyond [`MAX_FIELDS`].
+pub(super) const MANY_FIELDS: &str = "the request has more than 100 header fields";
+/// Error message for a `Content-Length` beyond [`MAX_LENGTH`].
+pub(super) const LARGE_BODY: &str = "the body that Content-Length announces is too large";
 /// Error message for a head beyond `bounds.headers`.
 pub(super) const LONG_HEAD: &str = "the request's head exceeds bounds.headers";
 
