@@ -187,7 +187,7 @@ impl Paths {
     pub(crate) fn find(&self, method: &Method, raw_path: &str) -> Result<Matched, Refusal> {
         // Model names have slashes, which clients escape. The gateway answers these itself, so no
         // worker can read the path differently.
-        let names_model = method == Method::GET && raw_path.starts_with(MODEL);
+        let names_model = matches!(*method, Method::GET | Method::HEAD) && raw_path.starts_with(MODEL);
         let path = decoded(raw_path, names_model)?;
         let decoded = || match &path {
             Cow::Owned(path) => Some(path.as_str().into()),
@@ -196,10 +196,13 @@ impl Paths {
         let mut others: Vec<&str> = Vec::new();
         for (of, glob, matched) in &self.endpoints {
             if glob.matches(&path) {
-                if of == method {
+                // The gateway answers these itself, and its server drops the body of an answer to HEAD.
+                let has_head = of == Method::GET && matched.kind == Kind::Models;
+                if of == method || (has_head && method == Method::HEAD) {
                     return Ok(Matched { decoded: decoded(), ..matched.clone() });
                 }
                 others.push(of.as_str());
+                others.extend(has_head.then_some("HEAD"));
             }
         }
         if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.matches(&path)) {

@@ -12,6 +12,8 @@ fn only_the_endpoints_pass_by_themselves() {
     assert_eq!(reason(&paths, &Method::POST, "/v1/chat/completions"), Ok(Kind::Chat));
     assert_eq!(reason(&paths, &Method::POST, "/v1/ch%61t/completions"), Ok(Kind::Chat));
     assert_eq!(reason(&paths, &Method::GET, "/v1/models"), Ok(Kind::Models));
+    assert_eq!(reason(&paths, &Method::HEAD, "/v1/models"), Ok(Kind::Models));
+    assert_eq!(reason(&paths, &Method::HEAD, "/v1/models/org%2Fmodel-1"), Ok(Kind::Models));
     assert_eq!(reason(&paths, &Method::GET, "/v1/models/org%2Fmodel-1"), Ok(Kind::Models));
     assert_eq!(reason(&paths, &Method::GET, "/v1/models/org/model-1"), Ok(Kind::Models));
     assert_eq!(reason(&paths, &Method::GET, "/v1/models/a%2f..%2fb"), Err(Reason::BadRequest));
@@ -97,8 +99,9 @@ fn a_path_that_takes_other_methods_names_them() {
     let paths = Paths::new(&[route], Vec::new(), None).with_jobs();
     for (method, path, allow) in [
         (Method::GET, "/v1/chat/completions", "POST"),
-        (Method::POST, "/v1/models", "GET"),
-        (Method::POST, "/v1/models/x", "GET"),
+        (Method::POST, "/v1/models", "GET, HEAD"),
+        (Method::POST, "/v1/models/x", "GET, HEAD"),
+        (Method::HEAD, "/v1/chat/completions", "POST"),
         (Method::PUT, "/v1/jobs/1", "DELETE, GET"),
         (Method::GET, "/v1/secret/chat", "POST"),
     ] {
