@@ -479,7 +479,17 @@ fn rules() {
         (
             "algorithm: sliding_log, limit: 1, window: 1s, match: { path: v1 }",
             "match.path",
-            "paths begin with `/`",
+            "matches no path: must be a path that begins with `/`",
+        ),
+        (
+            "algorithm: sliding_log, limit: 1, window: 1s, match: { path: \"/v1/%41\" }",
+            "match.path",
+            "without `//`, `.`, `..`, `?`, `#` or `%`",
+        ),
+        (
+            "algorithm: sliding_log, limit: 1, window: 1s, match: { path: \"*//a\" }",
+            "match.path",
+            "matches no path",
         ),
         (
             "algorithm: sliding_log, limit: 1, window: 1s, match: { class: low }",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Distinct;
 use crate::config::file::{ConfigFile, Reservation, RuleSection};
 use crate::config::source::{ErrorCollector, SettingPath};
+use crate::config::syntax::{PathGlob, Syntax};
 use crate::limit::own_limits::{LONGEST_LOG, fill_time_ok};
 use crate::limit::rule::{Algorithm, Match, Per, Quota, Rule};
 use crate::refusal::Unit;
@@ -106,8 +107,13 @@ fn window(limit: &RuleSection, at: &SettingPath<'_>, report: &mut ErrorCollector
 
 fn matching(limit: &RuleSection, at: &SettingPath<'_>, report: &mut ErrorCollector) -> Match {
     let (matching, at) = (&limit.matching, at.key("match"));
-    if matching.path.as_ref().is_some_and(|path| !path.0.0.starts_with(['/', '*'])) {
-        report.fault(&at.key("path"), "matches no path: paths begin with `/`");
+    // Rules see decoded, normal paths, as `paths` does; a `*` may stand for the first `/`.
+    let matches_some = |path: &str| {
+        PathGlob::read(path).is_some()
+            || (path.starts_with('*') && PathGlob::read(&format!("/{path}")).is_some())
+    };
+    if matching.path.as_ref().is_some_and(|path| !matches_some(&path.0.0)) {
+        report.fault(&at.key("path"), format!("matches no path: must be {}", PathGlob::EXPECTED));
     }
     Match {
         path: matching.path.as_ref().map(|pattern| pattern.0.0.clone()),
