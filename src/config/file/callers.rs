@@ -23,8 +23,8 @@ pub(crate) struct CallersSection {
     /// Proxies whose `X-Forwarded-For` and identity headers are trusted.
     #[schemars(length(max = 1024))]
     pub trusted_proxies: Vec<Text<Network>>,
-    /// Header that carries the caller's key. Of a list, the first header that is present is used.
-    /// In `authorization` the key follows `Bearer`.
+    /// Header that carries the caller's key. The headers of a list are tried in order, until one has
+    /// a key or token that is known. In `authorization` the key follows `Bearer`.
     pub key_header: OneOrMany<Text<HeaderName>>,
     /// How to treat a request that no key matches.
     pub anonymous: Anonymous,

@@ -116,7 +116,8 @@ pub(crate) struct BoundsSection {
     pub body_read: Text<Duration>,
     /// Maximum time during which a client accepts no byte of its response.
     pub client_stall: Text<Duration>,
-    /// Maximum size of a request head, 8 KiB to 1 MiB.
+    /// Maximum size of a request head, 8 KiB to 1 MiB. A head of HTTP/1.1 also has at most 100
+    /// fields.
     pub headers: Size,
     /// Maximum time for a request head to arrive.
     pub header_read: Text<Duration>,
