@@ -159,7 +159,7 @@ fn base64_bytes(data: &[u8]) -> Option<u64> {
         return is_base64(line).then(|| bytes(line.len()));
     };
     let width = without_return(data.get(..width)?).len();
-    if width < SHORTEST_LINE || width % 4 != 0 {
+    if width < SHORTEST_LINE || !width.is_multiple_of(4) {
         return None;
     }
     let (mut letters, mut is_over) = (0, false);
