@@ -14,6 +14,9 @@ pub(super) const NAMES: [&[u8]; 7] =
 /// Members whose objects a chat template gives to the model as JSON, names included.
 pub(super) const SHOWN: [&[u8]; 3] = [b"arguments", b"input", b"parameters"];
 
+/// Members whose strings are media in objects of certain types only.
+pub(super) const TYPED: [&str; 3] = ["result", "url", "data"];
+
 /// Returns `true` for a role that chat templates know. They show any other one as it is written.
 pub(super) const fn is_role(name: &[u8]) -> bool {
     matches!(name, b"system" | b"user" | b"assistant" | b"tool" | b"developer" | b"function" | b"model")

@@ -11,7 +11,7 @@ use memchr::memchr2;
 use smallvec::SmallVec;
 
 use super::media::{MediaCount, MediaMember, MediaUrls};
-use super::names::{NAMES, SHOWN, check_letter_case, is_word};
+use super::names::{NAMES, SHOWN, TYPED, check_letter_case, is_word};
 use super::{BodyFieldError, MAX_MEDIA_PARTS, Shape, StartNeeds};
 use crate::openai::kinds::{BodyMember, CountedAs, KindRow, folded};
 use crate::openai::scan::{JsonText, MAX_DEPTH, Scanner};
@@ -59,8 +59,8 @@ enum StringUse {
     Type,
     MediaType,
     Media(MediaMember),
-    /// Media, if its object is of certain types.
-    Perhaps,
+    /// Media, if its object is of certain types: the value of this member.
+    Perhaps(&'static str),
     Text,
 }
 
@@ -74,8 +74,10 @@ struct OpenValue {
     member: MemberUse,
     kind: Word,
     media_type: Word,
-    /// The value that is media if the object is of certain types.
-    perhaps: Option<JudgedText>,
+    /// The values that are media if the object is of certain types.
+    perhaps: JudgedText,
+    /// Their names.
+    typed: SmallVec<[&'static str; TYPED.len()]>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,14 +92,15 @@ enum MemberUse {
     Name,
     /// Shown to the model as JSON, if it is no string.
     Shown,
-    Perhaps,
+    Perhaps(&'static str),
     Media(MediaMember),
 }
 
-/// A text in a place of media.
-#[derive(Debug)]
+/// Texts in a place of media.
+#[derive(Debug, Default)]
 struct JudgedText {
-    is_media: bool,
+    /// Number of those that are media.
+    media: u64,
     fault: Option<BodyFieldError>,
 }
 
@@ -131,13 +134,13 @@ impl BodyFollower {
     pub(super) fn open_media(&self) -> Option<MediaMember> {
         let member = match self.string?.purpose {
             StringUse::Media(member) => member,
-            StringUse::Perhaps => {
+            StringUse::Perhaps(_) => {
                 let object = self.open.last()?;
                 MediaMember::in_object(&object.kind, &object.media_type)?
             }
             _ => return None,
         };
-        let is_media = member != MediaMember::Opaque && self.judge(true).is_media;
+        let is_media = member != MediaMember::Opaque && self.judge(true).media > 0;
         is_media.then_some(member)
     }
 
@@ -229,9 +232,9 @@ impl BodyFollower {
         self.member_over()?;
         let Some(OpenValue { kind, media_type, perhaps, .. }) = self.open.pop() else { return Ok(()) };
         self.is_over = self.open.is_empty();
-        match (perhaps, MediaMember::in_object(&kind, &media_type)) {
-            (Some(text), Some(member)) => self.count(member, text),
-            _ => Ok(()),
+        match MediaMember::in_object(&kind, &media_type) {
+            Some(member) => self.count(member, perhaps),
+            None => Ok(()),
         }
     }
 
@@ -275,11 +278,15 @@ impl BodyFollower {
                 Ok(())
             }
             StringUse::Media(member) => self.count(member, self.judge(string.is_cut)),
-            StringUse::Perhaps => {
+            StringUse::Perhaps(name) => {
                 let judged = self.judge(string.is_cut);
-                if let Some(top) = self.open.last_mut() {
-                    top.perhaps = Some(judged);
+                let Some(top) = self.open.last_mut() else { return Ok(()) };
+                if top.typed.contains(&name) {
+                    return Err(BodyFieldError::Duplicate { param: name.into() });
                 }
+                top.typed.push(name);
+                top.perhaps.media += judged.media;
+                top.perhaps.fault = top.perhaps.fault.take().or(judged.fault);
                 Ok(())
             }
         }
@@ -326,7 +333,7 @@ impl BodyFollower {
         if let Some(fault) = text.fault {
             return Err(fault);
         }
-        self.parts += u64::from(text.is_media && member != MediaMember::Opaque);
+        self.parts += if member == MediaMember::Opaque { 0 } else { text.media };
         if self.parts <= MAX_MEDIA_PARTS {
             return Ok(());
         }
@@ -338,7 +345,7 @@ impl BodyFollower {
     fn judge(&self, is_cut: bool) -> JudgedText {
         let mut raw = &*self.kept;
         let mut count = MediaCount::default();
-        let mut is_media = false;
+        let mut media = 0;
         // The last escape may be cut, and the one before it be half of a pair.
         for _ in 0..3 {
             let quoted = [b"\"", raw, b"\""].concat();
@@ -347,13 +354,13 @@ impl BodyFollower {
                 break;
             }
             if let Some(text) = text.as_ref().and_then(JsonText::decode) {
-                is_media = count.data(&text, &self.urls).is_some();
+                media = u64::from(count.data(&text, &self.urls).is_some());
                 break;
             }
             let Some(cut) = raw.iter().rposition(|byte| *byte == b'\\') else { break };
             raw = raw.get(..cut).unwrap_or_default();
         }
-        JudgedText { is_media, fault: count.fault }
+        JudgedText { media, fault: count.fault }
     }
 }
 
@@ -368,10 +375,10 @@ impl OpenValue {
             MemberUse::Passed | MemberUse::Name => StringUse::Text,
             MemberUse::Type => StringUse::Type,
             MemberUse::MediaType => StringUse::MediaType,
-            MemberUse::Perhaps if self.media.is_none() && self.perhaps.is_none() => StringUse::Perhaps,
+            MemberUse::Perhaps(name) if self.media.is_none() => StringUse::Perhaps(name),
             MemberUse::Media(member) => StringUse::Media(self.media.unwrap_or(member)),
             // A string is no number of sequences: the worker refuses it.
-            MemberUse::Perhaps | MemberUse::Shown | MemberUse::Decides(_) | MemberUse::Other => inherited,
+            MemberUse::Perhaps(_) | MemberUse::Shown | MemberUse::Decides(_) | MemberUse::Other => inherited,
         }
     }
 
@@ -394,11 +401,14 @@ impl MemberUse {
             _ if NAMES.contains(&name) => Self::Name,
             _ => {
                 let lower = folded(name);
-                match lower.as_ref().map_or(name, String::as_bytes) {
-                    b"result" | b"url" | b"data" => Self::Perhaps,
-                    name if SHOWN.contains(&name) => Self::Shown,
-                    name => MediaMember::of(name).map_or(Self::Other, Self::Media),
+                let name = lower.as_ref().map_or(name, String::as_bytes);
+                if let Some(typed) = TYPED.into_iter().find(|typed| typed.as_bytes() == name) {
+                    return Self::Perhaps(typed);
                 }
+                if SHOWN.contains(&name) {
+                    return Self::Shown;
+                }
+                MediaMember::of(name).map_or(Self::Other, Self::Media)
             }
         }
     }

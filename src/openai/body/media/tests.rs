@@ -1,4 +1,5 @@
 use super::*;
+use crate::openai::body::follow::BodyFollower;
 use crate::openai::body::{Facts, Shape, parse};
 use crate::request::Kind;
 use serde_json::{Value, json};
@@ -191,4 +192,24 @@ fn the_rules_for_urls_hold_in_any_letter_case() {
             "{part}"
         );
     }
+}
+
+#[test]
+fn no_second_member_hides_an_url() {
+    for source in [
+        json!({"type": "url", "data": "x", "url": "file:///etc/passwd"}),
+        json!({"result": "https://example.org/", "url": "file:///etc/passwd", "type": "url"}),
+    ] {
+        let content = json!([{"type": "image", "source": source}]);
+        assert_eq!(
+            read(Kind::Messages, &content, &MediaUrls::Allow),
+            Err(BodyFieldError::FileUrl),
+            "{source}"
+        );
+    }
+    let twice = r#"{"messages":[{"source":{"url":"file:///etc/passwd","url":"https://a/","type":"url"}}]}"#;
+    let shape = Shape::of_kind(Kind::Messages);
+    let fault = BodyFieldError::Duplicate { param: "url".into() };
+    assert_eq!(parse(&shape, twice.as_bytes()), Err(fault.clone()));
+    assert_eq!(BodyFollower::new(&shape).feed(twice.as_bytes()), Err(fault));
 }

@@ -1,7 +1,8 @@
 //! Counting the text of a prompt.
 
+use super::BodyFieldError;
 use super::media::{MediaCount, MediaMember, MediaUrls};
-use super::names::{NAMES, SHOWN, is_part_type, is_role, is_word};
+use super::names::{NAMES, SHOWN, TYPED, is_part_type, is_role, is_word};
 use crate::openai::kinds::folded;
 use crate::openai::scan::{JsonError, JsonText, Scanner};
 
@@ -112,8 +113,8 @@ fn add_members(
     media: Option<MediaMember>,
 ) -> Result<(), JsonError> {
     let (mut kind, mut media_type): (&[u8], &[u8]) = (b"", b"");
-    // Value that is media in objects of certain types only; the type may come after it.
-    let mut open: Option<JsonText<'_>> = None;
+    // The type of the object may come after them.
+    let mut open: [Option<JsonText<'_>>; TYPED.len()] = [None; TYPED.len()];
     scanner.object(|scanner, key| {
         let name = key.name();
         let name = name.as_ref();
@@ -139,8 +140,12 @@ fn add_members(
         // To a worker that ignores letter case these are the same; the value must look like one anyway.
         let lower = folded(name);
         let name = lower.as_ref().map_or(name, String::as_bytes);
-        if matches!(name, b"result" | b"url" | b"data") && is_string && media.is_none() && open.is_none() {
-            open = Some(scanner.string()?);
+        let mut typed = open.iter_mut().zip(TYPED).filter(|_| is_string && media.is_none());
+        if let Some((place, known)) = typed.find(|(_, known)| known.as_bytes() == name) {
+            // A worker may fetch the other one.
+            if place.replace(scanner.string()?).is_some() {
+                prompts.media.fault.get_or_insert(BodyFieldError::Duplicate { param: known.into() });
+            }
             Ok(())
         } else if SHOWN.contains(&name) && !is_string {
             add_json(scanner, prompts)
@@ -148,8 +153,8 @@ fn add_members(
             add_value(scanner, prompts, media.or(MediaMember::of(name)))
         }
     })?;
-    if let Some(text) = open {
-        prompts.text_or_media(&text, MediaMember::in_object(kind, media_type));
+    for text in open.iter().flatten() {
+        prompts.text_or_media(text, MediaMember::in_object(kind, media_type));
     }
     Ok(())
 }
