@@ -574,6 +574,45 @@ async fn a_head_beyond_its_bound_is_answered_with_431() {
 }
 
 #[tokio::test]
+async fn a_head_with_too_many_fields_or_too_large_a_length_is_told_so() {
+    let running = start(ListenerBounds::default(), None).await;
+    let many = "a: b\r\n".repeat(100);
+    for (fields, status, words) in [
+        (many.as_str(), 431, "more than 100 header fields"),
+        ("content-length: 18446744073709551615\r\n", 413, "body_too_large"),
+        ("content-length: 18446744073709551614\r\n", 413, "body_too_large"),
+        ("content-length: 18446744073709551616\r\n", 400, "not valid HTTP"),
+        ("content-length: 1x\r\n", 400, "not valid HTTP"),
+    ] {
+        let head = format!("POST / HTTP/1.1\r\nhost: localhost\r\n{fields}\r\n");
+        let answer = raw(running.addr, head.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(words), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_is_none_is_refused_in_the_field_and_in_the_target() {
+    let running = start(ListenerBounds::default(), None).await;
+    for (target, host) in [
+        ("/", "a b"),
+        ("/", "a, b"),
+        ("/", "u:p@x"),
+        ("/", "x:99999"),
+        ("/", "<script>"),
+        ("http://u:p@other/", "x"),
+    ] {
+        let head = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        let answer = raw(running.addr, head.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("at most a port"), "{answer}");
+    }
+    let socket = TcpStream::connect(running.addr).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(socket).await.unwrap();
+    tokio::spawn(connection);
+    let (response, _) = sender.send_request(get("/a", "u:p@x").map(drop), true).unwrap();
+    assert_eq!(soon("the answer", response).await.unwrap().status(), 400);
+}
+
+#[tokio::test]
 async fn who_is_refused_in_the_middle_of_a_body_can_read_why() {
     let running = start(ListenerBounds::default(), None).await;
     let body = "z".repeat(8 << 20);

@@ -454,7 +454,11 @@ fn rules() {
         ("algorithm: token_bucket, burst: 1", "rate", "a token bucket needs a rate"),
         ("algorithm: token_bucket, rate: 1/s", "burst", "needs a number of at least 1"),
         ("algorithm: token_bucket, rate: 1/s, burst: 0", "burst", "must be a whole number from 1"),
-        ("algorithm: token_bucket, rate: ten, burst: 1", "rate", "at most 1000000000 per second; found \"ten\""),
+        (
+            "algorithm: token_bucket, rate: ten, burst: 1",
+            "rate",
+            "at most 1000000000 per second; found \"ten\"",
+        ),
         (
             "algorithm: token_bucket, rate: 1/s, burst: 1, window: 1m",
             "window",

@@ -77,6 +77,7 @@ pub(super) fn address(text: &str) -> Option<String> {
     let text = text.trim();
     let text = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or(text);
     let text = text.trim_end_matches('/');
+    let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let (host, port) = match text.parse::<IpAddr>() {
         Ok(IpAddr::V6(address)) => match text.rsplit_once(':').filter(|(_, port)| is_port(port)) {
             Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => (format!("[{host}]"), port),

@@ -55,7 +55,7 @@ pub(super) enum Finding {
 /// Maximum number of header fields in a head of HTTP/1.1. It is hyper's own: more would cost it an
 /// allocation per request, and no client sends as many.
 pub(super) const MAX_FIELDS: usize = 100;
-/// Largest `Content-Length` that hyper follows.
+/// Largest `Content-Length` that hyper follows. One that 64 bits cannot hold it takes for no number.
 const MAX_LENGTH: u64 = u64::MAX - 2;
 
 /// Why hyper refuses a head that is not longer than `bounds.headers`.
@@ -213,10 +213,8 @@ impl FramingScanner {
             Some(b'c') => {
                 if let Some(value) = value_of(line, "content-length") {
                     let digits = std::str::from_utf8(value).ok().filter(|_| !cut);
-                    let length = digits.and_then(|digits| digits.parse().ok());
-                    // A number that 64 bits cannot hold is too large as well.
-                    let is_number = !cut && !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-                    if is_number && length.is_none_or(|length| length > MAX_LENGTH) {
+                    let length: Option<u64> = digits.and_then(|digits| digits.parse().ok());
+                    if length.is_some_and(|length| length > MAX_LENGTH) {
                         self.excess.get_or_insert(HeadExcess::Length);
                     }
                     self.sized = Some(length);
