@@ -416,11 +416,31 @@ async def survives_redis(pool):
         await (await Job(pool, 3).put()).ends("done")
 
 
+async def gives_up_what_redis_lost(pool):
+    """With all slots in use, the stream alone is lost: the runs end well. Then all data is: they free their slots."""
+    async with Worker(pool, slots=2):
+        jobs = [await Job(pool, 100, stream=False).put() for _ in range(2)]
+        for job in jobs:
+            await job.runs()
+        await store.delete(job.queue)
+
+        async def are_done():
+            return all([await job.get("state") == "done" for job in jobs])
+
+        await until("the ends of both", are_done)
+        for job in [await Job(pool, 3000, stream=False).put() for _ in range(2)]:
+            await job.runs()
+        await store.flushdb()
+        began = time.monotonic()
+        assert is_whole(await (await Job(pool, 3).put()).ends("done"), 3)
+        assert time.monotonic() - began < 15, "the lost runs kept their slots"
+
+
 TOGETHER = [streams, answers, keeps_to_its_slots, stops_when_told, keeps_deadlines, renews]
 TOGETHER += [takes_over, yields_to_its_successor, drains, keeps_to_its_colour, knows_forged_jobs]
 TOGETHER += [signs_what_is_to_be_signed, takes_what_is_for_its_version, keeps_to_its_slots_over_all_streams]
 TOGETHER += [refuses_jobs_of_another_colour, takes_its_own_jobs_first]
-ALONE = [survives_redis]
+ALONE = [survives_redis, gives_up_what_redis_lost]
 
 
 async def run(case, room):

@@ -31,7 +31,7 @@ impl Drainer {
 }
 
 /// Starts a worker `id` that renews its entries every `interval`.
-fn start(redis: &Redis, id: &str, interval: Duration) -> Drainer {
+pub(crate) fn start(redis: &Redis, id: &str, interval: Duration) -> Drainer {
     start_as(redis, id, interval, ("blue", None))
 }
 
@@ -182,5 +182,45 @@ async fn after_an_outage_nobody_claims_what_could_not_be_renewed() {
     assert!(hand.keeps(&taken.entry).await, "it is still this worker's");
     hand.answer(&mut taken, &[("data", DONE), ("end", "")]).await;
     assert!(conn.see("[DONE]").await.is_ok());
+    dam.idle().await;
+}
+
+/// Returns chats without a stream that use all slots of the worker.
+async fn whole_answers(dam: &Dam, drainer: &Drainer, tokens: u32) -> Vec<Conn> {
+    let mut conns = Vec::new();
+    for id in ["a", "b", "c", "d"] {
+        let mut conn = Conn::open(dam.addr).await;
+        conn.send(chat(id, false, tokens, &[])).await.unwrap();
+        conns.push(conn);
+    }
+    eventually("all slots are in use", async || in_flight(drainer).await == 4).await;
+    conns
+}
+
+#[tokio::test]
+async fn runs_that_redis_has_lost_free_their_slots() {
+    let (redis, dam, drainer) = started().await;
+    // Two minutes: far longer than this test waits.
+    let conns = whole_answers(&dam, &drainer, 24_000).await;
+    redis.run(&[b"FLUSHALL"]).await.unwrap();
+    eventually("the runs are given up", async || in_flight(&drainer).await == 0).await;
+    for mut conn in conns {
+        assert_eq!(conn.answer().await.unwrap().reason(), "upstream_broke");
+    }
+    let answer = dam.ask(chat("e", true, 8, &[])).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    dam.idle().await;
+}
+
+#[tokio::test]
+async fn runs_whose_stream_alone_is_lost_are_finished() {
+    let (redis, dam, drainer) = started().await;
+    let conns = whole_answers(&dam, &drainer, 400).await;
+    redis.run(&[b"DEL", b"dam:jobs:{default}:blue"]).await.unwrap();
+    for mut conn in conns {
+        let answer = conn.answer().await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    assert_eq!(dam.ask(chat("e", true, 8, &[])).await.status, 200);
     dam.idle().await;
 }

@@ -89,6 +89,16 @@ class Drainer:
         await self.client.aclose()
         await self.reading.aclose()
 
+    async def join(self):
+        for stream in self.sides:
+            with contextlib.suppress(ResponseError):  # it exists
+                await self.client.xgroup_create(stream, "workers", "0", mkstream=True)
+
+    async def is_running(self, job):
+        """True if the job runs here, whatever became of its entry."""
+        state, worker = await self.client.hmget(f"{self.prefix}:job:{{{job}}}", "state", "worker")
+        return (state, worker) == (b"running", self.worker.encode())
+
     async def read(self):
         unheard = 3 * self.interval
         joined, claims = False, 0
@@ -100,9 +110,7 @@ class Drainer:
                 continue
             try:
                 if not joined:
-                    for stream in self.sides:
-                        with contextlib.suppress(ResponseError):  # it exists
-                            await self.client.xgroup_create(stream, "workers", "0", mkstream=True)
+                    await self.join()
                     # In an outage healthy workers cannot renew: after it they get as long to do so before a claim.
                     joined, claims = True, time.monotonic() + unheard
                 if time.monotonic() >= claims:
@@ -259,16 +267,25 @@ class Drainer:
                 await asyncio.sleep(AGAIN)
 
     async def keep(self):
-        """Renews the running entries each interval, and stops those that another worker has claimed."""
+        """Renews the running entries each interval, and stops those that another worker has claimed or Redis has lost."""
         while True:
             await asyncio.sleep(self.interval)
             with contextlib.suppress(redis.RedisError, OSError):
                 for stream in self.sides:
                     mine = [entry for of, entry in self.runs if of == stream]
-                    lost = mine and await self.renew(keys=[stream], args=[self.worker, *mine])
+                    try:
+                        lost = mine and await self.renew(keys=[stream], args=[self.worker, *mine])
+                    except ResponseError as fault:
+                        if not str(fault).startswith("NOGROUP"):
+                            raise
+                        # Redis has lost the stream. While all slots are in use, nobody reads and joins again.
+                        await self.join()
+                        lost = mine
                     for entry in lost:
-                        if (stream, entry) in self.runs:
-                            self.runs[stream, entry].stop(LEAVE)
+                        run = self.runs.get((stream, entry))
+                        # If only the stream was lost, nobody else can take the job: the run goes on.
+                        if run and not await self.is_running(run.job.decode()) and run is self.runs.get((stream, entry)):
+                            run.stop(LEAVE)
 
     async def hear_cancels(self):
         while True:

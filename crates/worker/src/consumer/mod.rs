@@ -311,6 +311,18 @@ impl Consumer {
         self.line.run(&renew).await
     }
 
+    /// Returns `true` if the job runs at this worker, whatever became of its entry.
+    ///
+    /// # Errors
+    /// Returns an error if Redis does not answer.
+    pub(super) async fn is_running(&self, job: &str) -> RedisResult<bool> {
+        let mut look = cmd("HMGET");
+        look.arg(format!("{}:job:{{{job}}}", self.prefix)).arg(&["state", "worker"]);
+        let [state, worker]: [Option<Vec<u8>>; 2] = self.line.call(&look).await?;
+        Ok(state.is_some_and(|state| state == b"running")
+            && worker.is_some_and(|worker| worker == self.place.worker.as_bytes()))
+    }
+
     /// Removes the entry of an ended job. With `dead` it is listed as a dead letter.
     ///
     /// # Errors

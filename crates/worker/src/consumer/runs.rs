@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use redis::RedisResult;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -86,7 +87,8 @@ impl Runs {
         self.running.lock().is_empty()
     }
 
-    /// Renews the active runs each interval, and stops those that another worker holds.
+    /// Renews the active runs each interval, and stops those that another worker holds or that Redis has
+    /// lost.
     pub async fn renew(&self) {
         let mut ticks = interval(self.consumer.place().interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -97,16 +99,34 @@ impl Runs {
                 sides.entry(Arc::clone(side)).or_default().push(entry.clone());
             }
             for (side, entries) in sides {
-                match self.consumer.renew(&side, &entries).await {
-                    Ok(lost) => {
-                        let runs = self.running.lock();
-                        let lost = lost.into_iter().filter_map(|entry| runs.get(&(Arc::clone(&side), entry)));
-                        lost.for_each(|handle| handle.stop(RunStop::Lost));
-                    }
-                    Err(error) => tracing::debug!(%error, "could not renew active runs"),
+                if let Err(error) = self.renew_of(&side, entries).await {
+                    tracing::debug!(%error, "could not renew active runs");
                 }
             }
         }
+    }
+
+    /// Renews the runs of one side.
+    async fn renew_of(&self, side: &Arc<str>, entries: Vec<String>) -> RedisResult<()> {
+        let lost = match self.consumer.renew(side, &entries).await {
+            // Redis has lost the stream. While all slots are in use, nobody reads and joins again.
+            Err(error) if error.code() == Some("NOGROUP") => {
+                self.consumer.join().await?;
+                entries
+            }
+            renewed => renewed?,
+        };
+        for entry in lost {
+            let key = (Arc::clone(side), entry);
+            let Some(job) = self.running.lock().get(&key).map(|handle| handle.job.clone()) else { continue };
+            // If only the stream was lost, nobody else can take the job: the run goes on.
+            if !self.consumer.is_running(&job).await?
+                && let Some(handle) = self.running.lock().get(&key)
+            {
+                handle.stop(RunStop::Lost);
+            }
+        }
+        Ok(())
     }
 
     /// Stops cancelled runs. A cancel that is lost is reported by the next `emit`.
