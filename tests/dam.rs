@@ -57,6 +57,8 @@ mod gateway;
 mod hand;
 #[path = "dam/hostile.rs"]
 mod hostile;
+#[path = "dam/ill_formed.rs"]
+mod ill_formed;
 #[path = "dam/known.rs"]
 mod known;
 #[path = "dam/large.rs"]

@@ -146,6 +146,10 @@ def is_whole(answer, words):
     return events[-1] == "[DONE]" and len([word for word in said if word]) == words
 
 
+async def is_empty(queue):
+    return await store.xlen(queue) == 0
+
+
 async def until(what, holds):
     end = time.monotonic() + PATIENCE
     while not await holds():
@@ -381,6 +385,55 @@ async def refuses_jobs_of_another_colour(pool):
         assert await other.get("state") == "queued", "an entry of another colour was claimed"
 
 
+async def ends_what_can_never_run(pool):
+    """Entries that name no job, and jobs that can never run, do not use up the slots."""
+    async with Worker(pool) as worker:
+        odd = [await Job(pool, 3, deadline_ms="soon").put() for _ in range(4)]
+        stumbles = [await Job(pool, 3, state="running", errors="[1e999]").put() for _ in range(4)]
+        queue = odd[0].queue
+        for name in b"\xff\xfe", b"":
+            await store.xadd(queue, {"job": name, "colour": "blue"})
+            await store.xadd(queue, {b"\xff": name})
+        for _ in range(4):
+            name = secrets.token_hex(16)
+            await store.set(f"dam:job:{{{name}}}", "x")
+            await store.xadd(queue, {"job": name})
+        assert is_whole(await (await Job(pool, 3).put()).ends("done"), 3)
+        await asyncio.gather(*(job.ends("dead") for job in (*odd, *stumbles)))
+        headless = await Job(pool, 3, headers="[").put()
+        assert json.loads((await headless.ends("failed"))[-1][3])["reason"] == "upstream_broke"
+        await until("an empty stream", lambda: is_empty(queue))
+        letters = {letter["job"] for _, letter in await store.xrange(f"dam:dead:{{{pool}}}")}
+        assert letters == {job.id for job in (*odd, *stumbles)}, letters
+        assert not await odd[0].get("runs") and await worker.says("ready")
+
+
+async def takes_over_beside_an_odd_entry(pool):
+    """An entry that names no job hides none that a dead worker has left."""
+    job = Job(pool, 3)
+    await store.xgroup_create(job.queue, "workers", "0", mkstream=True)
+    await store.xadd(job.queue, {"job": b"\xff", "colour": "blue"})
+    await job.put()
+    async with redis.from_url(os.environ["DAM_REDIS_URL"]) as of_bytes:
+        assert await of_bytes.xreadgroup("workers", "gone", {job.queue: ">"}, count=2)
+    async with Worker(pool):
+        assert is_whole(await job.ends("done"), 3)
+        await until("an empty stream", lambda: is_empty(job.queue))
+
+
+async def ends_entries_of_another_colour(pool):
+    """Entries in the stream of another colour are handed back for a while, then their jobs are dead letters."""
+    async with Worker(pool):
+        wrong, bare = Job(pool, 3), Job(pool, 3)
+        wrong.fields["colour"], bare.fields["colour"] = "green", ""
+        await wrong.put()
+        await store.hset(bare.hash, mapping=bare.fields)
+        bare.entry = await store.xadd(bare.queue, {"job": bare.id, "colour": "green"})
+        for job in wrong, bare:
+            await job.ends("dead")
+            assert not await job.get("runs")
+
+
 async def knows_forged_jobs(pool):
     async with Worker(pool, key=KEY):
         jobs = [Job(pool, 3), Job(pool, 3).sign("another"), Job(pool, 3).sign(KEY)]
@@ -439,7 +492,8 @@ async def gives_up_what_redis_lost(pool):
 TOGETHER = [streams, answers, keeps_to_its_slots, stops_when_told, keeps_deadlines, renews]
 TOGETHER += [takes_over, yields_to_its_successor, drains, keeps_to_its_colour, knows_forged_jobs]
 TOGETHER += [signs_what_is_to_be_signed, takes_what_is_for_its_version, keeps_to_its_slots_over_all_streams]
-TOGETHER += [refuses_jobs_of_another_colour, takes_its_own_jobs_first]
+TOGETHER += [refuses_jobs_of_another_colour, takes_its_own_jobs_first, ends_what_can_never_run]
+TOGETHER += [takes_over_beside_an_odd_entry, ends_entries_of_another_colour]
 ALONE = [survives_redis, gives_up_what_redis_lost]
 
 

@@ -1,28 +1,31 @@
 -- For workers, each interval. Claims entries that were not renewed, wherever they are among renewed
 -- ones. KEYS: 1 the stream. ARGV: 1 the worker, 2 the idle time in ms, 3 the most at once, 4 the
--- worker's colour: entries of another one stay. Returns a flat list: for each entry its id, its job
--- and its delivery count.
+-- worker's colour: entries of another one stay, 5 `1` for a worker that ends those after a while.
+-- Returns a flat list: for each entry its id, its job (empty if it names none) and its delivery count,
+-- which is 0 for an entry of another colour that is to be ended.
 
-local colour, claimed = ARGV[4], {}
+local colour, ends = ARGV[4], ARGV[5] == '1'
+local DELIVERIES = 8 -- of an entry of another colour, before it is ended
 
--- Returns true if the entry was written for this colour. Older gateways do not name one.
-local function is_ours(id)
-  local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
-  local fields = entry and entry[2] or {}
-  for at = 1, #fields, 2 do
-    if fields[at] == 'colour' then
-      return fields[at + 1] == colour
-    end
+-- Returns the fields of an entry. Older gateways do not name a colour.
+local function fields_of(entry)
+  local list, fields = entry and entry[2] or {}, {}
+  for at = 1, #list, 2 do
+    fields[list[at]] = list[at + 1]
   end
-  return true
+  return fields
 end
 
+local claimed = {}
 for _, left in ipairs(redis.call('XPENDING', KEYS[1], 'workers', 'IDLE', ARGV[2], '-', '+', ARGV[3])) do
-  local entry = (not colour or is_ours(left[1])) and redis.call('XCLAIM', KEYS[1], 'workers', ARGV[1], ARGV[2], left[1])[1]
-  if entry then
+  local written = fields_of(redis.call('XRANGE', KEYS[1], left[1], left[1])[1])
+  local is_ours = not colour or (written.colour or colour) == colour
+  -- The claim counts a delivery of an entry of another colour, and lets those behind it be found.
+  local entry = (is_ours or ends) and redis.call('XCLAIM', KEYS[1], 'workers', ARGV[1], ARGV[2], left[1])[1]
+  if entry and (is_ours or left[4] >= DELIVERIES) then
     claimed[#claimed + 1] = entry[1]
-    claimed[#claimed + 1] = entry[2][2]
-    claimed[#claimed + 1] = left[4] + 1
+    claimed[#claimed + 1] = written.job or ''
+    claimed[#claimed + 1] = is_ours and left[4] + 1 or 0
   end
 end
 return claimed

@@ -12,7 +12,7 @@ local state, epoch, n, dam, deadline, async, sent =
 if epoch ~= mine then
   return 'FENCED'
 end
-n = tonumber(n)
+n, deadline = whole(n, 0), whole(deadline, 0)
 local begins = n == 0
 local heard = first + count - 1 <= n
 if state ~= 'running' and not (heard and (state == 'done' or state == 'failed')) then
@@ -24,8 +24,8 @@ end
 if first > n + 1 then
   return redis.error_reply('GAP the next entry is number ' .. n + 1)
 end
-if now() >= tonumber(deadline) then
-  fail('expired', 'upstream_timeout', 'The deadline of the job has passed.', epoch, n + 1, dam, async)
+if now() >= deadline then
+  fail('expired', 'upstream_timeout', 'The deadline of the job has passed.', epoch, n, dam, async)
   return 'CANCELLED'
 end
 
@@ -36,7 +36,7 @@ for at = 5 + 2 * (n + 1 - first), #ARGV, 2 do
     redis.call('HSET', hash, 'last_error', data, 'failed_epoch', epoch)
     note_error(data)
     if sent == '1' and async ~= '1' then
-      fail('failed', 'upstream_broke', data, epoch, n + 1, dam, async)
+      fail('failed', 'upstream_broke', data, epoch, n, dam, async)
     end
     return 'OK'
   end
@@ -54,6 +54,6 @@ if ended then
   finish(ended, async)
 elseif begins then
   -- Once a run, not with each token: it ends by its deadline.
-  redis.call('PEXPIRE', reply, tonumber(deadline) - now() + kept())
+  redis.call('PEXPIRE', reply, deadline - now() + kept())
 end
 return 'OK'

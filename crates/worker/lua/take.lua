@@ -8,8 +8,10 @@
 --                   kept for these ms
 --   LEAVE           another worker has claimed and started it: do not touch the entry
 --   OTHER, colour   the job belongs to another colour: hand the entry back
+-- A job that can never run is DEAD too.
 
 local worker, colour, entry, given = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local REFUSED = 10000 -- ms that an entry in the stream of another colour is handed back
 
 -- Returns true if this delivery is older than the one of the last run: a worker that was suspended
 -- must not end another's run. A later entry, of a requeued job, is newer whatever its count.
@@ -21,7 +23,7 @@ local function is_old()
   local pattern = '^(%d+)-(%d+) (%d+)$'
   local known, ours = { string.match(last, pattern) }, { string.match(entry .. ' ' .. given, pattern) }
   for at = 1, 3 do
-    local difference = tonumber(ours[at] or 0) - tonumber(known[at])
+    local difference = tonumber(ours[at] or 0) - tonumber(known[at] or 0)
     if difference ~= 0 then
       return difference < 0
     end
@@ -32,6 +34,13 @@ local state, epoch, n, dam, deadline, attempt, most, async, sent, last_error, ru
   hash, 'state', 'epoch', 'n', 'dam', 'deadline_ms', 'attempt', 'max_attempts', 'async', 'sent', 'last_error', 'runs',
   'colour'))
 
+-- Ends the job as a dead letter.
+local function die(error)
+  redis.call('HSET', hash, 'last_error', error)
+  fail('dead', 'upstream_broke', error, epoch, n, dam, async)
+  return { 'DEAD', error, (select(2, kept())) }
+end
+
 if state == 'dead' then
   return { 'DEAD', last_error or '', (select(2, kept())) }
 end
@@ -40,7 +49,16 @@ if state ~= 'queued' and state ~= 'running' then
 end
 -- A job that has just become startable names no colour yet: its entry alone does.
 if (own or '') ~= '' and own ~= colour then
-  return { 'OTHER', own }
+  local at = now()
+  redis.call('HSETNX', hash, 'refused_ms', at)
+  -- A gateway may be moving the entry. After a while none is: it was written to the wrong stream.
+  if math.abs(at - whole(redis.call('HGET', hash, 'refused_ms'), 0)) < REFUSED then
+    return { 'OTHER', own }
+  end
+  if state == 'running' then
+    return { 'GONE' } -- The run has an entry in the stream of its colour.
+  end
+  return die('The job is of the colour ' .. own .. ', and its entry in the stream of ' .. colour .. '.')
 end
 if is_old() then
   return { 'LEAVE' }
@@ -48,27 +66,28 @@ end
 if entry then
   redis.call('HSET', hash, 'given', entry .. ' ' .. given)
 end
+epoch, attempt, deadline = whole(epoch, 0), whole(attempt, 0), whole(deadline)
+if not deadline then
+  return die('The job has no valid deadline.')
+end
 local at = now()
-local left = tonumber(deadline) - at
+local left = deadline - at
 if left <= 0 then
-  fail('expired', 'upstream_timeout', 'The deadline of the job has passed.', epoch, n + 1, dam, async)
+  fail('expired', 'upstream_timeout', 'The deadline of the job has passed.', epoch, n, dam, async)
   return { 'GONE' }
 end
 -- A client has the beginning of another run's reply. A new reply cannot continue it.
 if sent == '1' and async ~= '1' then
-  fail('failed', 'upstream_broke', last_error or 'The worker was lost during its answer.', epoch, n + 1, dam, async)
+  fail('failed', 'upstream_broke', last_error or 'The worker was lost during its answer.', epoch, n, dam, async)
   return { 'GONE' }
 end
 -- The worker of the run before said nothing of its end.
-if state == 'running' and redis.call('HGET', hash, 'failed_epoch') ~= epoch then
+if state == 'running' and whole(redis.call('HGET', hash, 'failed_epoch')) ~= epoch then
   note_error('The worker was lost.')
 end
 attempt = attempt + 1
-if attempt > tonumber(most or 3) then
-  last_error = last_error or 'The worker was lost.'
-  redis.call('HSET', hash, 'last_error', last_error)
-  fail('dead', 'upstream_broke', last_error, epoch, n + 1, dam, async)
-  return { 'DEAD', last_error, (select(2, kept())) }
+if attempt > whole(most, 3) then
+  return die(last_error or 'The worker was lost.')
 end
 epoch = epoch + 1
 redis.call('DEL', reply)

@@ -12,5 +12,7 @@ pub(crate) const CLAIM: &str = include_str!("../lua/claim.lua");
 pub(crate) const RENEW: &str = include_str!("../lua/renew.lua");
 /// Hands an entry back.
 pub(crate) const BACK: &str = include_str!("../lua/back.lua");
+/// Ends a job that can never run.
+pub(crate) const DISCARD: &str = include_str!("../lua/discard.lua");
 /// Removes the entry of an ended job.
 pub const END: &str = include_str!("../lua/end.lua");

@@ -13,8 +13,9 @@ from redis.exceptions import ResponseError
 
 SCRIPTS = pathlib.Path(__file__).parent / "lua"
 AGAIN = 0.1  # s before a command is sent again
+OTHERS = "can't run this command", "can't access", "non local key"  # errors of a script that no job's fields cause
 TOGETHER = 64  # parts of an answer that may wait to be sent; a faster app is blocked
-END, HAND_BACK, LEAVE = "end", "hand back", "leave"  # what happens to an entry
+END, DISCARD, HAND_BACK, LEAVE = "end", "discard", "hand back", "leave"  # what happens to an entry
 
 
 def build(file):
@@ -37,10 +38,22 @@ def sides(colour, version):
     return [f"v-{version}"]
 
 
+def is_text(name):
+    """True if the bytes are UTF-8: anybody can write to a stream."""
+    return name.decode(errors="ignore").encode() == name
+
+
+def is_ill_formed(fault):
+    """True if what a job's keys hold made its script fail, so that the job can never run."""
+    said, plain = str(fault), type(fault) is ResponseError  # errors of the server itself, such as OOM, have other types
+    by_value = plain and "user_script" in said and not any(other in said for other in OTHERS)
+    return by_value and (said.startswith("WRONGTYPE") or not re.match(r"(?!ERR)[A-Z]+ ", said))
+
+
 class Run:
     """A job running here, and what happens to its entry if the run is stopped."""
 
-    job, given, epoch, task, verdict = b"", 1, None, None, None
+    job, given, epoch, task, verdict, error = b"", 1, None, None, None, None
 
     def stop(self, verdict):
         self.verdict = verdict
@@ -63,6 +76,7 @@ class Drainer:
         self.take, self.emit = self.script("common", "take"), self.script("common", "emit")
         self.claim, self.renew = self.script("claim"), self.script("renew")
         self.back, self.end = self.script("back"), self.script("end")
+        self.discard = self.script("common", "discard")
         self.runs, self.tasks = {}, set()
         self.freed, self.draining = asyncio.Event(), False
 
@@ -118,7 +132,7 @@ class Drainer:
                     entries = []
                     for stream, side in self.sides.items():
                         if free > len(entries):
-                            args = [self.worker, int(1000 * unheard), free - len(entries), side]
+                            args = [self.worker, int(1000 * unheard), free - len(entries), side, 1]
                             found = await self.claim(keys=[stream], args=args)
                             entries += [(stream, at, {b"job": job}, n) for at, job, n in zip(*[iter(found)] * 3)]
                 else:
@@ -139,7 +153,13 @@ class Drainer:
                     run.job, run.given = fields.get(b"job", b""), given
                     if len(self.runs) > self.slots:  # one of another stream came with it
                         run.verdict = HAND_BACK
-                    if (colour := fields.get(b"colour", b"").decode()) not in ("", side):
+                    if not is_text(run.job) or not run.job:
+                        logging.warning("removed an entry of %s that names no job: %r", stream, run.job)
+                        run.verdict = END
+                    elif given == 0:  # what `claim` says of an entry that was handed back for long
+                        run.verdict = DISCARD
+                        run.error = f"The job's entry is in the stream of {side}, and names another colour."
+                    elif (colour := fields.get(b"colour", b"").decode(errors="replace")) not in ("", side):
                         logging.warning("handed back a job of the colour %s: this worker takes those of %s", colour, side)
                         run.verdict = HAND_BACK
                     task = asyncio.create_task(self.work(key, run))
@@ -162,6 +182,13 @@ class Drainer:
         try:
             if verdict is END:
                 await self.again(self.end, keys=[stream, self.dead], args=[entry, run.job, *dead])
+            if verdict is DISCARD:
+                keys = [f"{self.prefix}:job:{{{run.job.decode()}}}", f"{self.prefix}:reply:{{{run.job.decode()}}}"]
+                args = [f"{self.prefix}:replies:", run.job, run.error, int(run.given > 0)]
+                logging.warning("ended the job %s, which cannot run: %s", run.job.decode(), run.error)
+                kept = await self.again(self.discard, keys=keys, args=args)
+                dead = [b""] if kept is None else [run.error, kept]
+                await self.again(self.end, keys=[stream, self.dead], args=[entry, run.job, *dead])
             if verdict is HAND_BACK:
                 await self.again(self.back, keys=[stream], args=[self.worker, entry])
         except ResponseError:
@@ -176,12 +203,22 @@ class Drainer:
         side = self.sides[stream]
         keys = [f"{self.prefix}:job:{{{job}}}", f"{self.prefix}:reply:{{{job}}}"]
         common = [f"{self.prefix}:replies:", job]
-        taken, *told = await self.again(self.take, keys=keys, args=[*common, self.worker, side, entry, run.given])
+        try:
+            taken, *told = await self.again(self.take, keys=keys, args=[*common, self.worker, side, entry, run.given])
+        except ResponseError as fault:
+            if not is_ill_formed(fault):
+                raise
+            run.error = f"The job cannot run: {fault}"
+            return DISCARD, b""
         if taken == b"LEAVE":
             return LEAVE, b""
         if taken == b"OTHER":
-            logging.warning("refused a job of the colour %s: this worker takes those of %s", told[0].decode(), side)
+            if run.given <= 1:  # said once: it is claimed again until `take` ends it
+                colour = told[0].decode(errors="replace")
+                logging.warning("refused a job of the colour %s: this worker takes those of %s", colour, side)
             return HAND_BACK, b""
+        if taken == b"DEAD":
+            logging.warning("the job %s is a dead letter: %s", job, told[0].decode(errors="replace"))
         if taken != b"RUN":
             return END, *(told or [b""])  # the error of a dead letter, and how long it is kept
         run.epoch, _attempt, left, path, headers, body, signature, sealed, waited = told
@@ -202,8 +239,14 @@ class Drainer:
         if not self.is_genuine(job, path, headers, body, signature):
             said = await send(error("upstream_broke", "The job's signature is wrong."))
             return (LEAVE if said == b"FENCED" else END), b""
+        try:
+            path, fields = path.decode(), json.loads(headers).items()
+            headers = [(name.lower().encode(), value.encode()) for name, value in fields]
+        except (ValueError, AttributeError):
+            said = await send(error("upstream_broke", "The job's path or headers cannot be read."))
+            return (LEAVE if said == b"FENCED" else END), b""
         parts = asyncio.Queue(TOGETHER)
-        calling = asyncio.create_task(self.call(parts, side, waited, path.decode(), json.loads(headers), body))
+        calling = asyncio.create_task(self.call(parts, side, waited, path, headers, body))
         until = time.monotonic() + left / 1000
         try:
             while True:
@@ -227,9 +270,8 @@ class Drainer:
 
     async def call(self, parts, side, waited, path, headers, body):
         """Calls the app: ASGI 3."""
-        fields = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http"}
-        scope |= {"path": path, "query_string": b"", "root_path": "", "headers": fields, "client": None, "server": None}
+        scope |= {"path": path, "query_string": b"", "root_path": "", "headers": headers, "client": None, "server": None}
         asked = iter([{"type": "http.request", "body": body}])
 
         async def receive():

@@ -48,7 +48,9 @@ impl ConsumerConnection {
             return Ok(open.clone());
         }
         let made = match timeout(CONNECT, connect(&self.settings, Some(self.patience))).await {
-            Ok(made) => made?,
+            Ok(Ok(made)) => made,
+            // Whatever the server says, such as that it has too many clients: it is no answer to a command.
+            Ok(Err(error)) => return Err((ErrorKind::Io, "cannot connect", error.to_string()).into()),
             Err(_) => return Err((ErrorKind::Io, "no answer").into()),
         };
         *open = Some(made.clone());

@@ -28,6 +28,8 @@ pub enum TakenJob {
     Gone,
     /// No attempts are left: the job becomes a dead letter.
     Dead(DeadEnd),
+    /// What the job holds cannot be read, for this reason.
+    IllFormed(String),
     /// Another worker holds the job by now.
     Leave,
     /// The job belongs to this side, not to the one whose stream its entry is in.

@@ -6,6 +6,7 @@
 //! **Failure mode.** Redis is away: every step fails within about 2 s. All steps may be repeated.
 
 mod connection;
+mod entries;
 mod job;
 mod run;
 mod runs;
@@ -14,7 +15,6 @@ pub use job::{DeadEnd, EmitReply, JobRun, StreamEntry, TakenJob};
 pub use run::{AnswerEngine, NoAnswer};
 pub use runs::Runs;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +72,7 @@ pub struct Consumer {
     claim: Script,
     renew: Script,
     back: Script,
+    discard: Script,
     end: Script,
 }
 
@@ -101,6 +102,7 @@ impl Consumer {
             claim: Script::new(scripts::CLAIM),
             renew: Script::new(scripts::RENEW),
             back: Script::new(scripts::BACK),
+            discard: with_common(scripts::DISCARD),
             end: Script::new(scripts::END),
             place,
             prefix,
@@ -130,82 +132,6 @@ impl Consumer {
         Ok(())
     }
 
-    /// Waits for a new entry, for at most 1 s; one for this worker alone comes first. Returns at most
-    /// one of each stream, so perhaps more than there are slots for: hand those back.
-    ///
-    /// # Errors
-    /// Returns an error if Redis does not answer, or has lost the stream or its group.
-    pub async fn read(&self) -> RedisResult<Vec<StreamEntry>> {
-        let own = self.streams.get(..1).filter(|_| !self.place.colour.is_empty()).unwrap_or_default();
-        let entries = if own.is_empty() { Vec::new() } else { self.read_from(own, None).await? };
-        if entries.is_empty() { self.read_from(&self.streams, Some(BLOCK)).await } else { Ok(entries) }
-    }
-
-    async fn read_from(
-        &self,
-        from: &[(Arc<str>, String)],
-        block: Option<Duration>,
-    ) -> RedisResult<Vec<StreamEntry>> {
-        let mut read = cmd("XREADGROUP");
-        read.arg("GROUP").arg(GROUP).arg(&*self.place.worker);
-        // One at a time, so that workers that are free together share new entries.
-        read.arg("COUNT").arg(1);
-        if let Some(block) = block {
-            read.arg("BLOCK").arg(millis(block));
-        }
-        read.arg("STREAMS");
-        from.iter().for_each(|(_, stream)| {
-            read.arg(stream);
-        });
-        from.iter().for_each(|_| {
-            read.arg(">");
-        });
-        let streams: Option<Vec<(String, Vec<RawEntry>)>> = self.reading.call(&read).await?;
-        let mut read = Vec::new();
-        for (stream, entries) in streams.into_iter().flatten() {
-            let Some((side, _)) = self.streams.iter().find(|(_, key)| *key == stream) else { continue };
-            for (id, mut fields) in entries {
-                // An entry without a job is treated like one of a missing job.
-                let job = fields.remove("job").unwrap_or_default();
-                let entry = StreamEntry { id, side: Arc::clone(side), job, given: 1 };
-                match fields.remove("colour") {
-                    Some(colour) if *colour != **side => self.refuse(&entry, &colour).await,
-                    _ => read.push(entry),
-                }
-            }
-        }
-        Ok(read)
-    }
-
-    /// Hands back an entry that names another colour than its stream's. `take` refuses its job too, but
-    /// knows no colour yet of one that has just become startable.
-    async fn refuse(&self, entry: &StreamEntry, colour: &str) {
-        let (side, job) = (&*entry.side, &*entry.job);
-        tracing::warn!(side, colour, job, "handed back a job of another colour");
-        // If this fails, it is claimed later; the other entries that were read must not be lost over it.
-        self.hand_back(entry).await.unwrap_or_default();
-    }
-
-    /// Claims up to `most` entries that were not renewed for three intervals.
-    ///
-    /// # Errors
-    /// As [`Consumer::read`].
-    pub async fn claim(&self, most: usize) -> RedisResult<Vec<StreamEntry>> {
-        let mut entries = Vec::new();
-        for (side, stream) in &self.streams {
-            let left = most.saturating_sub(entries.len());
-            if left == 0 {
-                break;
-            }
-            let mut claim = self.claim.key(stream);
-            claim.arg(&*self.place.worker).arg(millis(self.claim_after())).arg(left).arg(&**side);
-            let claimed: Vec<(String, String, u64)> = self.line.run(&claim).await?;
-            let of_side = |(id, job, given)| StreamEntry { id, side: Arc::clone(side), job, given };
-            entries.extend(claimed.into_iter().map(of_side));
-        }
-        Ok(entries)
-    }
-
     /// Returns the time without a renewal after which a job may be claimed.
     #[must_use]
     pub fn claim_after(&self) -> Duration {
@@ -221,27 +147,33 @@ impl Consumer {
         let mut take = self.of_job(&self.take, job);
         take.arg(&*self.place.worker).arg(&*entry.side).arg(&entry.id).arg(entry.given);
         let answer: Vec<Value> = self.line.run(&take).await?;
-        let mut answer = answer.into_iter();
+        Ok(self.taken(job, answer.into_iter()).unwrap_or_else(|error| TakenJob::IllFormed(error.to_string())))
+    }
+
+    /// Reads the answer of `take`.
+    fn taken(&self, job: &str, mut answer: impl Iterator<Item = Value>) -> RedisResult<TakenJob> {
         let word: String = field(&mut answer)?;
         Ok(match word.as_str() {
             "RUN" => {
                 let (epoch, _attempt): (u64, u64) = (field(&mut answer)?, field(&mut answer)?);
                 let left = Duration::from_millis(field(&mut answer)?);
-                let (path, headers): (String, String) = (field(&mut answer)?, field(&mut answer)?);
+                let (path, headers): (Vec<u8>, Vec<u8>) = (field(&mut answer)?, field(&mut answer)?);
                 let body: Vec<u8> = field(&mut answer)?;
                 let signature: Vec<u8> = field(&mut answer)?;
                 let genuine = self.is_genuine(job, &path, &headers, &body, &signature);
-                let sealed = field::<String>(&mut answer)? == "1";
+                let sealed = field::<Vec<u8>>(&mut answer)? == b"1";
                 let waited_ms = field(&mut answer)?;
+                // An empty path or object cannot be read either, which ends the job with an error.
+                let [path, headers] = [path, headers].map(|text| String::from_utf8(text).unwrap_or_default());
                 let body = body.into();
                 TakenJob::Run(JobRun { epoch, left, path, headers, body, genuine, sealed, waited_ms })
             }
             "DEAD" => {
-                let error = field(&mut answer)?;
+                let error = text(&field::<Vec<u8>>(&mut answer)?);
                 TakenJob::Dead(DeadEnd { error, keep_ms: field(&mut answer)? })
             }
             "LEAVE" => TakenJob::Leave,
-            "OTHER" => TakenJob::Other(field(&mut answer)?),
+            "OTHER" => TakenJob::Other(text(&field::<Vec<u8>>(&mut answer)?)),
             _ => TakenJob::Gone,
         })
     }
@@ -309,6 +241,19 @@ impl Consumer {
         let mut renew = self.renew.key(self.stream(side));
         renew.arg(&*self.place.worker).arg(entries);
         self.line.run(&renew).await
+    }
+
+    /// Ends a job that can never run as a dead letter, and then its entry. With `started`, also one that
+    /// has started.
+    ///
+    /// # Errors
+    /// Returns an error if Redis does not answer. The entry is then claimed later.
+    pub async fn discard(&self, entry: &StreamEntry, error: &str, started: bool) -> RedisResult<()> {
+        let mut discard = self.of_job(&self.discard, &entry.job);
+        discard.arg(error).arg(u8::from(started));
+        let keep_ms: Option<u64> = self.line.run(&discard).await?;
+        let dead = keep_ms.is_some().then(|| DeadEnd { error: error.to_owned(), keep_ms });
+        self.end(entry, dead.as_ref()).await
     }
 
     /// Returns `true` if the job runs at this worker, whatever became of its entry.
@@ -391,9 +336,9 @@ impl Consumer {
         call
     }
 
-    fn is_genuine(&self, job: &str, path: &str, headers: &str, body: &[u8], signature: &[u8]) -> bool {
+    fn is_genuine(&self, job: &str, path: &[u8], headers: &[u8], body: &[u8], signature: &[u8]) -> bool {
         let Some(key) = self.signing.key() else { return true };
-        let lines = [job, &self.place.pool, path, headers].map(str::as_bytes);
+        let lines = [job.as_bytes(), self.place.pool.as_bytes(), path, headers];
         let signed = [&lines[..], &[body]].concat().join(&b'\n');
         key.verify(&format!("{}:job", self.prefix), &[signature, &signed].join(&b' ')).is_ok()
     }
@@ -408,8 +353,10 @@ fn sides(place: &ConsumerIdentity) -> Vec<Arc<str>> {
     own.into_iter().chain(side::taken_by(&place.colour, version)).collect()
 }
 
-/// An entry as Redis returns it: its id, its fields.
-type RawEntry = (String, HashMap<String, String>);
+/// Reads what anybody may have written.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
 
 fn field<T: FromRedisValue>(answer: &mut impl Iterator<Item = Value>) -> RedisResult<T> {
     Ok(from_redis_value(answer.next().unwrap_or(Value::Nil))?)

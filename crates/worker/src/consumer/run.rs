@@ -66,11 +66,18 @@ enum EntryVerdict {
     End(Option<DeadEnd>),
     /// Hand it back, because another run may succeed.
     HandBack,
+    /// End it and its job, because no run can ever start. The text is the reason.
+    Discard(String),
     /// Leave it to be claimed.
     Leave,
 }
 
 impl EntryVerdict {
+    fn discard(entry: &StreamEntry, error: &str) -> Self {
+        tracing::warn!(error, job = entry.job, side = &*entry.side, "ended a job that cannot run");
+        Self::Discard(format!("The job cannot run: {error}"))
+    }
+
     fn ended() -> Self {
         Self::End(None)
     }
@@ -89,22 +96,34 @@ impl<E: AnswerEngine> RunContext<'_, E> {
         let verdict = match retry(self.patience, || self.consumer.take(entry)).await {
             Ok(TakenJob::Run(run)) => self.run(entry, run, stops).await,
             Ok(TakenJob::Gone) => EntryVerdict::ended(),
-            Ok(TakenJob::Dead(dead)) => EntryVerdict::End(Some(dead)),
-            Ok(TakenJob::Leave) | Err(_) => EntryVerdict::Leave,
+            Ok(TakenJob::Dead(dead)) => {
+                tracing::warn!(job = entry.job, error = dead.error, "a job is a dead letter");
+                EntryVerdict::End(Some(dead))
+            }
+            Ok(TakenJob::Leave) => EntryVerdict::Leave,
             Ok(TakenJob::Other(colour)) => {
-                tracing::warn!(
-                    job = entry.job,
-                    colour,
-                    own = &*entry.side,
-                    "refused a job of another colour; do all workers of this colour set it alike?"
-                );
+                // Said once: it is claimed again until `take` ends it.
+                if entry.given <= 1 {
+                    tracing::warn!(
+                        job = entry.job,
+                        colour,
+                        own = &*entry.side,
+                        "refused a job of another colour; do all workers of this colour set it alike?"
+                    );
+                }
                 EntryVerdict::HandBack
             }
+            Ok(TakenJob::IllFormed(error)) => EntryVerdict::discard(entry, &error),
+            Err(error) if is_ill_formed(&error) => EntryVerdict::discard(entry, &error.to_string()),
+            Err(_) => EntryVerdict::Leave,
         };
         // If this fails, the entry is claimed later and its job is found to have ended.
         let ended = match verdict {
             EntryVerdict::End(dead) => retry(self.patience, || self.consumer.end(entry, dead.as_ref())).await,
             EntryVerdict::HandBack => self.consumer.hand_back(entry).await,
+            EntryVerdict::Discard(why) => {
+                retry(self.patience, || self.consumer.discard(entry, &why, true)).await
+            }
             EntryVerdict::Leave => Ok(()),
         };
         if let Err(error) = ended {
@@ -245,6 +264,18 @@ fn is_final(error: &RedisError) -> bool {
     matches!(error.code(), Some("ERR" | "GAP" | "WRONGTYPE"))
 }
 
+/// Returns `true` if what a job's keys hold made its script fail, so that the job can never run. Other
+/// errors say nothing about the job: those of the server itself (`OOM`, `READONLY`, `LOADING` …), and,
+/// though some servers say `ERR`, missing rights and keys at other nodes of a cluster.
+fn is_ill_formed(error: &RedisError) -> bool {
+    let detail = error.detail().unwrap_or_default();
+    let by_value = detail.contains("user_script")
+        && !["can't run this command", "can't access", "ACL", "non local key"]
+            .iter()
+            .any(|other| detail.contains(other));
+    by_value && matches!(error.code(), Some("ERR" | "WRONGTYPE"))
+}
+
 async fn stopped(stops: &mut Receiver<RunStop>, epoch: u64) -> EntryVerdict {
     loop {
         match stops.recv().await {
@@ -284,4 +315,47 @@ fn head<B>(place: &ConsumerIdentity, side: &str, waited_ms: u64, response: &Resp
         head["version"] = (&**version).into();
     }
     head.to_string().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::{ErrorKind, Value, parse_redis_value};
+
+    use super::*;
+
+    fn said(line: &str) -> RedisError {
+        match parse_redis_value(format!("-{line}\r\n").as_bytes()).and_then(Value::extract_error) {
+            Err(error) => error,
+            Ok(value) => panic!("{value:?} is no error"),
+        }
+    }
+
+    #[test]
+    fn only_what_a_job_holds_ends_it() {
+        let at = "script: 99d7, on @user_script:1.";
+        for ill_formed in [
+            "WRONGTYPE Operation against a key holding the wrong kind of value",
+            "ERR user_script:5: attempt to perform arithmetic on a nil value",
+            "ERR hash value is not an integer",
+        ] {
+            assert!(is_ill_formed(&said(&format!("{ill_formed} {at}"))), "{ill_formed}");
+        }
+        for other in [
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "READONLY You can't write against a read only replica.",
+            "NOPERM ACL failure in script",
+            "ERR The user executing the script can't run this command or subcommand",
+            "ERR Script attempted to access a non local key in a cluster node",
+            "MISCONF Errors writing to the AOF file",
+            "CLUSTERDOWN The cluster is down",
+        ] {
+            assert!(!is_ill_formed(&said(&format!("{other} {at}"))), "{other}");
+        }
+        for elsewhere in
+            ["ERR max number of clients reached", "ERR unknown command 'EVALSHA'", "NOSCRIPT No script"]
+        {
+            assert!(!is_ill_formed(&said(elsewhere)), "{elsewhere}");
+        }
+        assert!(!is_ill_formed(&(ErrorKind::Io, "no answer").into()));
+    }
 }

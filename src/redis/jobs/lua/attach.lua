@@ -17,7 +17,7 @@ if #kept > 7 then
 end
 kept[#kept + 1] = dam
 if ARGV[4] ~= '' then
-  deadline = math.min(tonumber(deadline), now() + tonumber(ARGV[4]))
+  redis.call('HSET', hash, 'deadline_ms', math.min(whole(deadline, MOST), now() + tonumber(ARGV[4])))
 end
-redis.call('HSET', hash, 'dam', table.concat(kept, ' '), 'deadline_ms', deadline, unpack(ARGV, 5))
+redis.call('HSET', hash, 'dam', table.concat(kept, ' '), unpack(ARGV, 5))
 return state

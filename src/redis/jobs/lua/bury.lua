@@ -7,6 +7,6 @@ if state ~= 'queued' or requeued ~= ARGV[3] then
   return 0
 end
 redis.call('HDEL', hash, 'requeued_ms')
-redis.call('HSET', hash, 'attempt', most or 3)
-fail('dead', 'upstream_broke', last_error or 'The worker was lost.', epoch, n + 1, dam, async)
+redis.call('HSET', hash, 'attempt', whole(most, 3))
+fail('dead', 'upstream_broke', last_error or 'The worker was lost.', epoch, n, dam, async)
 return 1

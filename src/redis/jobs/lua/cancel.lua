@@ -12,16 +12,16 @@ end
 if state ~= 'queued' and state ~= 'running' then
   return 'ENDED'
 end
-if ARGV[7] == '1' and now() < tonumber(deadline) then
+if ARGV[7] == '1' and now() < whole(deadline, 0) then
   return 'EARLY'
 end
 if ARGV[7] == '2' and state ~= 'queued' then
   return 'BEGUN'
 end
 redis.call('HSET', hash, 'cancelled', 1)
-fail(ARGV[4], ARGV[5], ARGV[6], epoch, n + 1, dam, async)
+fail(ARGV[4], ARGV[5], ARGV[6], epoch, n, dam, async)
 if state == 'queued' then
   return 'QUEUED'
 end
-redis.call('PUBLISH', ARGV[3] .. worker, job .. ' ' .. epoch)
+redis.call('PUBLISH', ARGV[3] .. (worker or ''), job .. ' ' .. (epoch or 0))
 return 'RUNNING'

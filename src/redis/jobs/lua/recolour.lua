@@ -11,6 +11,7 @@ local state, own, epoch, n, dam, async =
 if state == 'queued' or (state == 'running' and ARGV[5] == '2') then
   if own ~= ARGV[4] then
     redis.call('HSET', hash, 'colour', ARGV[4])
+    redis.call('HDEL', hash, 'refused_ms')
   end
   return { 'MOVED' }
 end
@@ -25,8 +26,8 @@ local error = 'The worker was lost, and no worker of its version is left.'
 redis.call('HSET', hash, 'last_error', error)
 note_error(error)
 if async == '1' then
-  fail('dead', 'upstream_broke', error, epoch, n + 1, dam, async)
+  fail('dead', 'upstream_broke', error, epoch, n, dam, async)
   return { 'DEAD', error, (select(2, kept())) }
 end
-fail('failed', 'upstream_broke', error, epoch, n + 1, dam, async)
+fail('failed', 'upstream_broke', error, epoch, n, dam, async)
 return { 'ENDED' }

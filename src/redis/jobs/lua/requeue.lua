@@ -11,12 +11,12 @@ if not body or (state ~= 'dead' and not underway) then
   return false
 end
 local within, at = tonumber(ARGV[3]), now()
-if underway and at < requeued + ARGV[4] then
+if underway and at < whole(requeued, 0) + ARGV[4] then
   return {}
 end
 redis.call('HSET', hash, 'state', 'queued', 'async', 1, 'attempt', 0, 'cancelled', 0, 'deadline_ms', at + within,
   'requeued_ms', at, 'colour', '')
-redis.call('HDEL', hash, 'ended_ms', 'entry')
+redis.call('HDEL', hash, 'ended_ms', 'entry', 'refused_ms')
 redis.call('PEXPIRE', hash, within + (kept()))
 redis.call('DEL', reply)
 return { caller or '', path or '', body, stream or '0', tostring(at) }

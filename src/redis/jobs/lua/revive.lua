@@ -9,8 +9,14 @@ for _, left in ipairs(idle) do
   local id = left[1]
   local entry = redis.call('XCLAIM', KEYS[3], 'workers', ARGV[1], ARGV[2], id)[1]
   if entry then
-    local _, job, _, caller, _, pending = unpack(entry[2])
-    keep(job, caller, pending)
+    local fields = {}
+    for at = 1, #entry[2], 2 do
+      fields[entry[2][at]] = entry[2][at + 1]
+    end
+    -- One that gateways did not write is only removed.
+    if fields.job and fields.caller and fields.pending then
+      keep(fields.job, fields.caller, fields.pending)
+    end
     redis.call('XACK', KEYS[3], 'workers', id)
     redis.call('XDEL', KEYS[3], id)
   end
