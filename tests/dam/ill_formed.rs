@@ -2,8 +2,8 @@
 
 use super::client::{ask, chat, get};
 use super::drain::start;
-use super::hand::Hand;
-use super::later::PLAIN;
+use super::hand::{DONE, Hand, JSON, SSE};
+use super::later::{KEYS, PLAIN, accepted, shown, stage};
 use super::queue::{known, queueing};
 use super::redis::{INTERVAL, Redis};
 use super::rig::{Dam, eventually};
@@ -180,4 +180,53 @@ async fn a_dead_workers_job_is_taken_over_beside_an_entry_that_is_none() {
     is_empty(&redis).await;
     let state = redis.run(&[b"HGET", format!("dam:job:{{{}}}", job(0)).as_bytes(), b"state"]).await;
     assert_eq!(state, Some(redis::Value::BulkString(b"done".to_vec())));
+}
+
+#[tokio::test]
+async fn one_value_that_cannot_be_read_hides_no_other() {
+    let (redis, dam, hand) = stage(1).await;
+    let pending: &[u8] = b"dam:pending:{default}";
+    redis.run(&[b"HSET", pending, b"\xff", b"{}"]).await.unwrap();
+    redis.run(&[b"HSET", pending, job(1).as_bytes(), b"\xff", job(2).as_bytes(), b"{"]).await.unwrap();
+    let letter = [&b"XADD"[..], DEAD, b"*", b"job"];
+    redis.run(&[&letter[..], &[b"\xff", b"error", b"x"]].concat()).await.unwrap();
+    let name = job(3);
+    redis
+        .run(&[&letter[..], &[name.as_bytes(), b"error", b"no \xff", b"\xff", b"x"]].concat())
+        .await
+        .unwrap();
+    // One whose job is no hash.
+    redis.run(&[b"SET", format!("dam:job:{{{}}}", job(4)).as_bytes(), b"x"]).await.unwrap();
+    redis.run(&[&letter[..], &[job(4).as_bytes(), b"error", b"x"]].concat()).await.unwrap();
+    let location = accepted(&dam, "a", &[], PLAIN).await;
+    let mut taken = hand.take().await;
+    hand.answer(&mut taken, &[("head", JSON), ("data", "{}"), ("end", "")]).await;
+    assert_eq!(shown(&dam, &location, "a").await["status"], "done");
+    let listed = ask(dam.admin, get("/api/v1/dead")).await;
+    assert_eq!(listed.status, 200, "{}", listed.text());
+    let listed = listed.json();
+    let listed = listed["dead"]["default"].as_array().unwrap();
+    assert_eq!((listed.len(), &listed[0]["job"]), (2, &job(4).into()));
+    assert_eq!((&listed[1]["job"], &listed[1]["error"]), (&name.into(), &"no \u{fffd}".into()));
+}
+
+#[tokio::test]
+async fn jobs_move_to_another_version_past_an_entry_that_is_none() {
+    let redis = Redis::start().await;
+    let dam =
+        Dam::start(&queueing(&redis, &format!("{KEYS}concurrency: {{ queue: {{ version_wait: 1s }} }}\n")));
+    let old = Hand::join(&redis, "w1", "v-1", 4).await;
+    known(&dam, "default.v-1").await;
+    let stream = old.stream();
+    redis.run(&[b"XADD", stream.as_bytes(), b"*", b"\xff", b"\xff", b"job", b"\xff"]).await.unwrap();
+    let location = accepted(&dam, "a", &[], PLAIN).await;
+    eventually("it is in the stream", async || old.length().await == 2).await;
+    // A process whose name is no text reads it too.
+    let read = [&b"XREADGROUP"[..], b"GROUP", b"workers", b"\xff", b"COUNT", b"1", b"STREAMS"];
+    redis.run(&[&read[..], &[stream.as_bytes(), b">"]].concat()).await.unwrap();
+    drop(old);
+    let new = Hand::join(&redis, "w2", "v-2", 4).await;
+    let mut taken = new.take().await;
+    new.answer(&mut taken, &[("head", SSE), ("data", DONE), ("end", "")]).await;
+    assert!(location.ends_with(&taken.job));
 }

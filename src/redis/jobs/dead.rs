@@ -7,7 +7,9 @@ use serde::Deserialize;
 
 use super::keys::Job;
 use super::pending::Pending;
+use super::sides::StreamedEntry;
 use super::submit::SubmitRefused;
+use super::text::lossy;
 use super::{JobQueue, PATIENCE};
 use crate::clock::unix_millis;
 use crate::metrics::RedisOp;
@@ -75,11 +77,11 @@ impl JobQueue {
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
     pub(crate) async fn dead(&self, pool: &str) -> Result<Vec<DeadLetter>, RedisLoss> {
+        let key = self.0.keys.dead(pool);
         let mut range = cmd("XREVRANGE");
-        range.arg(self.0.keys.dead(pool)).arg("+").arg("-").arg("COUNT").arg(SHOWN);
-        let kept: Vec<(String, Vec<(String, String)>)> =
-            self.0.link.call_within(RedisOp::Jobs, PATIENCE, &range).await?;
-        Ok(kept.into_iter().filter_map(|(entry, fields)| read(entry, fields)).collect())
+        range.arg(&key).arg("+").arg("-").arg("COUNT").arg(SHOWN);
+        let kept: Vec<StreamedEntry> = self.0.link.call_within(RedisOp::Jobs, PATIENCE, &range).await?;
+        Ok(self.0.unreadable.skip(&key, kept, read))
     }
 
     /// Returns the latest dead letters of `pool`, at most 100, with what is known of their jobs.
@@ -92,10 +94,13 @@ impl JobQueue {
             let mut look = cmd("HMGET");
             look.arg(self.0.keys.job(letter.job)).arg(&["caller", "class", "path", "colour", "errors"]);
             let fields: [Option<Vec<u8>>; 5] =
-                self.0.link.call_within(RedisOp::Jobs, PATIENCE, &look).await?;
+                match self.0.link.call_within(RedisOp::Jobs, PATIENCE, &look).await {
+                    // Its key holds no hash: nothing is known of it.
+                    Err(RedisLoss::Refused) => continue,
+                    fields => fields?,
+                };
             // A worker's message may be cut within a character.
-            let [caller, class, path, colour, errors] =
-                fields.map(|field| String::from_utf8_lossy(&field.unwrap_or_default()).into_owned());
+            let [caller, class, path, colour, errors] = fields.map(|field| lossy(&field.unwrap_or_default()));
             let errors = serde_json::from_str(&errors).unwrap_or_default();
             letter.details = DeadLetterDetails { caller, class, path, colour, errors };
         }
@@ -141,8 +146,8 @@ impl JobQueue {
             ..RequestCost::path()
         };
         // The record holds only a hash of the caller. Fair queueing still works with it.
-        let caller = Caller::new(format!("dead:{}", String::from_utf8_lossy(&caller)));
-        let pending = Pending::new(&caller, &request_cost, &String::from_utf8_lossy(&path), unix_millis());
+        let caller = Caller::new(format!("dead:{}", lossy(&caller)));
+        let pending = Pending::new(&caller, &request_cost, &lossy(&path), unix_millis());
         let kept = self.keep(pool, job, &pending).await;
         if kept.is_err() {
             let inner = &*self.0;
@@ -157,12 +162,12 @@ impl JobQueue {
     }
 }
 
-fn read(entry: String, fields: Vec<(String, String)>) -> Option<DeadLetter> {
+fn read((entry, fields): StreamedEntry) -> Option<DeadLetter> {
     let (mut job, mut error) = (None, String::new());
     for (field, value) in fields {
         match &field[..] {
-            "job" => job = Job::parse(&value),
-            "error" => error = value,
+            b"job" => job = Job::from_bytes(&value),
+            b"error" => error = lossy(&value),
             _ => {}
         }
     }

@@ -31,6 +31,11 @@ impl Job {
             .then(|| u128::from_str_radix(text, 16).ok().map(Self))
             .flatten()
     }
+
+    /// Parses 32 lower-case hexadecimal digits that anybody may have written.
+    pub(super) fn from_bytes(text: &[u8]) -> Option<Self> {
+        Self::parse(std::str::from_utf8(text).ok()?)
+    }
 }
 
 impl fmt::Display for Job {

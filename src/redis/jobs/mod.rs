@@ -19,7 +19,7 @@
 //! | `stored` `allowance` | answers over HTTP that repeats get; how many bytes of them (pure) |
 //! | `liveness` | liveness probe for jobs whose reply is silent |
 //! | `tasks` | cancels and cleanup |
-//! | `answers` | what the scripts answer (pure) |
+//! | `answers` `text` | what the scripts answer (pure); what anybody may have written |
 //!
 //! **Failure mode.** Redis is away: new jobs are refused at once. Replies in progress wait for
 //! Redis until their deadline and lose nothing, because the stream keeps what was published
@@ -53,6 +53,7 @@ mod stored;
 mod submit;
 mod subscription;
 mod tasks;
+mod text;
 
 pub(crate) use answers::JobState;
 pub(crate) use dead::{DeadLetter, RunError};
@@ -89,6 +90,7 @@ use self::keys::Keys;
 use self::mailboxes::Mailboxes;
 use self::script::JobScripts;
 use self::tasks::JobTask;
+use self::text::UnreadableKeys;
 use super::gateways::Gateways;
 use super::link::RedisLink;
 use super::outbox::Outbox;
@@ -119,6 +121,7 @@ struct JobsInner {
     own_streams: ArcSwap<HashMap<Arc<str>, OwnStream>>,
     /// Bytes of the answers that this gateway has stored over HTTP.
     stored: Mutex<StoredBytes>,
+    unreadable: UnreadableKeys,
 }
 
 impl fmt::Debug for JobQueue {
@@ -152,6 +155,7 @@ impl JobQueue {
             turns: Mutex::default(),
             own_streams: ArcSwap::default(),
             stored: Mutex::default(),
+            unreadable: UnreadableKeys::default(),
         }));
         let running = jobs.clone();
         (jobs, async move {

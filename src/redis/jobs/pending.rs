@@ -200,23 +200,29 @@ impl JobQueue {
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
     pub(crate) async fn pending(&self, pool: &str) -> Result<Vec<(Job, Pending)>, RedisLoss> {
-        let [waiting, _] = self.0.keys.pending(pool);
-        let count: usize =
-            self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("HLEN").arg(&waiting)).await?;
+        let [key, _] = self.0.keys.pending(pool);
+        let count: usize = self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("HLEN").arg(&key)).await?;
         if count == 0 {
             return Ok(Vec::new());
         }
-        let all: Vec<(String, String)> =
-            self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("HGETALL").arg(&waiting)).await?;
-        let read =
-            |(job, text): (String, String)| Some((Job::parse(&job)?, serde_json::from_str(&text).ok()?));
+        let all: Vec<(Vec<u8>, Vec<u8>)> =
+            self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("HGETALL").arg(&key)).await?;
+        let read = |(job, record): (Vec<u8>, Vec<u8>)| {
+            Some((Job::from_bytes(&job)?, serde_json::from_slice::<Pending>(&record).ok()?))
+        };
         let now = unix_millis();
-        let (mut waiting, late): (Vec<_>, Vec<_>) =
-            all.into_iter().filter_map(read).partition(|(_, pending): &(Job, Pending)| !pending.is_late(now));
+        let (mut waiting, late): (Vec<_>, Vec<_>) = self
+            .0
+            .unreadable
+            .skip(&key, all, read)
+            .into_iter()
+            .partition(|(_, pending)| !pending.is_late(now));
         for (job, pending) in late.into_iter().take(LAPSING) {
             match self.give_up(pool, job, &pending).await {
                 Ok(true) => {}
                 Ok(false) => waiting.push((job, pending)),
+                // Its key holds no job: the others are to expire all the same.
+                Err(RedisLoss::Refused) => {}
                 Err(loss) => {
                     tracing::debug!(%loss, "could not expire pending jobs");
                     break;

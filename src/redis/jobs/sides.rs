@@ -15,6 +15,7 @@ use redis::cmd;
 
 use super::answers::RecolourOutcome;
 use super::keys::{Job, Side};
+use super::text::lossy;
 use super::{JobQueue, PATIENCE};
 use crate::metrics::RedisOp;
 use crate::redis::link::RedisLoss;
@@ -62,7 +63,8 @@ pub(crate) struct MovedJobs {
     pub ended: usize,
 }
 
-type StreamedEntries = Vec<(String, Vec<(String, String)>)>;
+/// The id of an entry of a stream, and its fields.
+pub(super) type StreamedEntry = (String, Vec<(Vec<u8>, Vec<u8>)>);
 
 impl JobQueue {
     /// Returns the names that have read from the stream of `side`, or renewed an entry in it,
@@ -74,7 +76,9 @@ impl JobQueue {
         let inner = &*self.0;
         let mut call = inner.scripts.readers.key(inner.keys.stream(side));
         call.arg(millis(recent));
-        inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
+        let names: Vec<Vec<u8>> = inner.link.run(RedisOp::Jobs, PATIENCE, &call).await?;
+        // Also a process whose name is no text takes jobs, so it is to be seen.
+        Ok(names.iter().map(|name| lossy(name)).collect())
     }
 
     /// Sets the workers that read a stream of their own.
@@ -126,19 +130,18 @@ impl JobQueue {
         let stream = inner.keys.stream(from);
         let mut range = cmd("XRANGE");
         range.arg(&stream).arg("-").arg("+").arg("COUNT").arg(MOST);
-        let entries: StreamedEntries = inner.link.call_within(RedisOp::Jobs, PATIENCE, &range).await?;
+        let entries: Vec<StreamedEntry> = inner.link.call_within(RedisOp::Jobs, PATIENCE, &range).await?;
         let mut done = MovedJobs::default();
         if entries.is_empty() {
             return Ok(done);
         }
         // Without a group nothing was delivered. If Redis has failed, so do the next commands.
         let held = self.held(&stream).await.unwrap_or_default();
-        for (entry, fields) in entries {
-            let Some(job) =
-                fields.iter().find(|(name, _)| name == "job").and_then(|(_, job)| Job::parse(job))
-            else {
-                continue;
-            };
+        let read = |(entry, fields): StreamedEntry| {
+            let (_, job) = fields.into_iter().find(|(name, _)| name == b"job")?;
+            Some((entry, Job::from_bytes(&job)?))
+        };
+        for (entry, job) in inner.unreadable.skip(&stream, entries, read) {
             let renewed = held.iter().find(|(id, _)| *id == entry).map(|(_, idle)| *idle);
             // A worker that is alive holds it: it starts the job, or hands it back.
             if renewed.is_some_and(|since| since < idle) {
@@ -173,7 +176,7 @@ impl JobQueue {
     async fn held(&self, stream: &str) -> Result<Vec<(String, u64)>, RedisLoss> {
         let mut pending = cmd("XPENDING");
         pending.arg(stream).arg("workers").arg("-").arg("+").arg(MOST);
-        let held: Vec<(String, String, u64, u64)> =
+        let held: Vec<(String, Vec<u8>, u64, u64)> =
             self.0.link.call_within(RedisOp::Jobs, PATIENCE, &pending).await?;
         Ok(held.into_iter().map(|(entry, _, idle, _)| (entry, idle)).collect())
     }

@@ -5,6 +5,7 @@ use redis::cmd;
 use super::answers::{CancelOutcome, JobState};
 use super::keys::{Job, Side};
 use super::tasks::JobEndReason;
+use super::text::lossy;
 use super::{JobQueue, PATIENCE};
 use crate::clock::unix_millis;
 use crate::metrics::RedisOp;
@@ -91,7 +92,7 @@ impl JobQueue {
     async fn read_status(&self, job: Job) -> Result<Option<JobStatus>, RedisLoss> {
         let mut look = cmd("HMGET");
         look.arg(self.0.keys.job(job)).arg(&FIELDS);
-        let fields: [Option<String>; FIELDS.len()] =
+        let fields: [Option<Vec<u8>>; FIELDS.len()] =
             self.0.link.call_within(RedisOp::Jobs, PATIENCE, &look).await?;
         let [
             state,
@@ -109,7 +110,7 @@ impl JobQueue {
             deadline,
             gateways,
             alone,
-        ] = fields;
+        ] = fields.map(|field| field.as_deref().map(lossy));
         let number = |field: Option<String>| field.and_then(|digits| digits.parse().ok());
         let state = state.as_deref().and_then(JobState::parse);
         Ok(state.map(|state| JobStatus {
