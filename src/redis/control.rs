@@ -22,6 +22,7 @@ use redis::{ErrorKind, RedisError, RedisResult, Script, cmd};
 use tokio::time::timeout;
 
 use super::connect::{Connection, connect};
+use super::odd::{Members, answered, or_warn};
 use super::settings::RedisSettings;
 
 /// Lifetime of a gateway's `follows` key, in ms.
@@ -55,6 +56,8 @@ pub(crate) fn overtaken() -> RedisError {
 pub(crate) struct Control {
     connection: Connection,
     prefix: Arc<str>,
+    /// `true` once the log says that the set of followers refuses this gateway.
+    refusal_logged: bool,
 }
 
 impl std::fmt::Debug for Control {
@@ -76,7 +79,7 @@ impl Control {
     }
 
     pub(super) const fn on(connection: Connection, prefix: Arc<str>) -> Self {
-        Self { connection, prefix }
+        Self { connection, prefix, refusal_logged: false }
     }
 
     /// Returns the epoch of the latest switch of `pool`; 0 if there is none.
@@ -102,26 +105,53 @@ impl Control {
         keep.arg(epoch).arg(text).arg(&*channel).invoke_async(&mut self.connection).await
     }
 
+    /// Stores and publishes a switch again, which Redis may have lost.
+    ///
+    /// # Errors
+    /// Returns an error if Redis does not answer.
+    pub(super) async fn publish_again(&mut self, pool: &str, epoch: u64, text: &str) -> RedisResult<()> {
+        let published = self.publish(pool, epoch, text).await;
+        or_warn(&self.active(pool), published).map(|_| ())
+    }
+
+    /// Returns the stored switches.
+    ///
+    /// # Errors
+    /// Returns an error if Redis does not answer.
     pub(super) async fn stored(&mut self) -> RedisResult<Vec<Vec<u8>>> {
         let set = format!("{}:switched", self.prefix);
-        let pools: Vec<String> = cmd("SMEMBERS").arg(set).query_async(&mut self.connection).await?;
+        let answer = cmd("SMEMBERS").arg(&set).query_async::<Members>(&mut self.connection).await;
+        let pools = or_warn(&set, answer)?.names_of(&set);
         let mut texts = Vec::new();
         for pool in pools.iter().take(MOST) {
             let key = self.active(pool);
-            let text: Option<Vec<u8>> =
-                cmd("HGET").arg(key).arg("text").query_async(&mut self.connection).await?;
-            texts.extend(text);
+            let answer =
+                cmd("HGET").arg(&key).arg("text").query_async::<Option<Vec<u8>>>(&mut self.connection).await;
+            texts.extend(or_warn(&key, answer)?);
         }
         Ok(texts)
     }
 
     /// Reports the epochs that the gateway `id` has applied.
+    ///
+    /// # Errors
+    /// Returns an error if Redis does not answer. A set of followers that cannot be written is none:
+    /// it only hides this gateway from operators.
     pub(super) async fn follow(&mut self, id: &str, epochs: &str) -> RedisResult<()> {
-        let mut add = cmd("SADD");
-        add.arg(format!("{}:followers", self.prefix)).arg(id);
-        let mut set = cmd("SET");
-        set.arg(self.follows(id)).arg(epochs).arg("PX").arg(LIVES_MS);
-        self.connection.tell(vec![add, set]).await
+        let followers = format!("{}:followers", self.prefix);
+        let add = cmd("SADD").arg(&followers).arg(id).take();
+        let set = cmd("SET").arg(self.follows(id)).arg(epochs).arg("PX").arg(LIVES_MS).take();
+        // Two clones, so that the second command does not wait for the first answer.
+        let (mut first, mut second) = (self.connection.clone(), self.connection.clone());
+        let (added, stored) =
+            tokio::join!(add.query_async::<()>(&mut first), set.query_async::<()>(&mut second));
+        stored?;
+        if let Err(error) = answered(added)?
+            && !std::mem::replace(&mut self.refusal_logged, true)
+        {
+            tracing::warn!(set = followers, %error, "cannot add this gateway to the set of followers");
+        }
+        Ok(())
     }
 
     /// Counts live gateways without `epoch` in `pool`, and removes dead ones from the set.
@@ -130,18 +160,21 @@ impl Control {
     /// Returns an error if Redis does not answer.
     pub(crate) async fn count_lagging(&mut self, pool: &str, epoch: u64) -> RedisResult<usize> {
         let set = format!("{}:followers", self.prefix);
-        let ids: Vec<String> = cmd("SMEMBERS").arg(&set).query_async(&mut self.connection).await?;
-        let mut lagging = 0;
-        for id in ids.iter().take(MOST) {
-            let said: Option<Vec<u8>> =
-                cmd("GET").arg(self.follows(id)).query_async(&mut self.connection).await?;
-            let Some(said) = said else {
+        let followers: Members = cmd("SMEMBERS").arg(&set).query_async(&mut self.connection).await?;
+        let (mut lagging, mut gone) = (0, followers.odd);
+        for id in followers.names.into_iter().take(MOST) {
+            let key = self.follows(&id);
+            let answer = cmd("GET").arg(&key).query_async::<Option<Vec<u8>>>(&mut self.connection).await;
+            let Some(said) = or_warn(&key, answer)? else {
                 // A gateway that was only slow adds itself again.
-                cmd("SREM").arg(&set).arg(id).query_async::<()>(&mut self.connection).await?;
+                gone.push(id.into_bytes());
                 continue;
             };
             let epochs: BTreeMap<String, u64> = serde_json::from_slice(&said).unwrap_or_default();
             lagging += usize::from(epochs.get(pool).is_none_or(|followed| *followed < epoch));
+        }
+        if !gone.is_empty() {
+            cmd("SREM").arg(&set).arg(&gone).query_async::<()>(&mut self.connection).await?;
         }
         Ok(lagging)
     }

@@ -16,6 +16,7 @@ pub(crate) mod feed;
 pub mod gateways;
 pub mod jobs;
 pub mod link;
+mod odd;
 mod outbox;
 pub(crate) mod responses;
 pub mod rules;

@@ -22,13 +22,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ScriptInvocation, ServerErrorKind};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ScriptInvocation, ServerErrorKind, cmd};
 use tokio::sync::Notify;
 
 use self::answer::{NoReply, within};
 use self::breaker::Breaker;
 use self::start::GatewayStart;
 use super::connect::Connection;
+use super::odd::{answered, is_refused};
 use super::settings::RedisSettings;
 use crate::clock::{Clock, Nanos};
 use crate::metrics::{Metrics, RedisOp, RedisSeries};
@@ -92,14 +93,11 @@ enum FailureKind {
 }
 
 fn failure_kind(error: &RedisError) -> FailureKind {
-    match (error.kind(), error.code()) {
+    match error.kind() {
         // After a failover the server is a replica.
-        (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => FailureKind::Gone,
-        (ErrorKind::Server(ServerErrorKind::ResponseError), _) | (_, Some("WRONGTYPE")) => {
-            FailureKind::Refused
-        }
-        (ErrorKind::Server(_) | ErrorKind::Extension, _) => FailureKind::Unwell,
-        (ErrorKind::UnexpectedReturnType | ErrorKind::Parse, _) => FailureKind::Refused,
+        ErrorKind::Server(ServerErrorKind::ReadOnly) => FailureKind::Gone,
+        _ if is_refused(error) => FailureKind::Refused,
+        ErrorKind::Server(_) | ErrorKind::Extension => FailureKind::Unwell,
         _ if error.is_timeout() => FailureKind::Unwell,
         _ if error.is_io_error() || error.is_unrecoverable_error() => FailureKind::Gone,
         _ => FailureKind::Unwell,
@@ -199,6 +197,41 @@ impl RedisLink {
             return Err(RedisLoss::NotSent);
         }
         self.ask(op, patience, async |mut connection| cmd.query_async(&mut connection).await).await
+    }
+
+    /// Like [`RedisLink::call`]. The inner error is a refusal of this command alone: its key has another
+    /// type, for example.
+    ///
+    /// # Errors
+    /// As [`RedisLink::call`].
+    pub(super) async fn call_answered<T: FromRedisValue>(
+        &self,
+        op: RedisOp,
+        cmd: &Cmd,
+    ) -> Result<Result<T, RedisError>, RedisLoss> {
+        if !self.is_up() {
+            return Err(RedisLoss::NotSent);
+        }
+        self.ask_answered(op, cmd).await
+    }
+
+    /// Like [`RedisLink::call_answered`], even if the breaker is open.
+    async fn ask_answered<T: FromRedisValue>(
+        &self,
+        op: RedisOp,
+        cmd: &Cmd,
+    ) -> Result<Result<T, RedisError>, RedisLoss> {
+        let send = async |mut connection: Connection| answered(cmd.query_async(&mut connection).await);
+        self.ask(op, self.0.settings.timeout, send).await
+    }
+
+    /// Returns the time by the clock of Redis, since 1970.
+    ///
+    /// # Errors
+    /// As [`RedisLink::call`].
+    pub(super) async fn time(&self, op: RedisOp) -> Result<Duration, RedisLoss> {
+        let (seconds, micros) = self.call(op, &cmd("TIME")).await?;
+        Ok(Duration::from_secs(seconds) + Duration::from_micros(micros))
     }
 
     /// Runs a script within `patience`, by its hash if the server knows it.
