@@ -47,6 +47,8 @@ mod ends;
 mod external;
 #[path = "dam/failover.rs"]
 mod failover;
+#[path = "dam/feed.rs"]
+mod feed;
 #[path = "dam/fleet.rs"]
 mod fleet;
 #[path = "dam/forms.rs"]

@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::connect::listen;
 use crate::settings::RedisSettings;
-use traffic_dam_core::clock::Clock;
+use traffic_dam_core::clock::{Clock, Silence};
 
 /// Error of the push callback: the receiver was dropped.
 #[derive(Debug, thiserror::Error)]
@@ -23,18 +23,22 @@ pub fn gone() -> RedisError {
 
 /// Interval of `PING`s.
 const ASK: Duration = Duration::from_secs(1);
+/// Longest time without an answer that the lateness of this process excuses: an interval, and twice
+/// the timeout of an answer.
+const SILENT: Duration = Duration::from_secs(3);
 
 /// Sends `PING`s, and completes with the error of the first that fails. A timeout while the process
-/// itself was late, by `clock`, does not count.
+/// itself was late, by `clock`, does not count until the server has been silent for 3 s.
 pub async fn until_silent(mut connection: MultiplexedConnection, clock: &Clock) -> RedisError {
+    let mut silence = Silence::new(clock.now(), SILENT);
     let mut ticks = interval(ASK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let asked = clock.now();
         match cmd("PING").query_async::<String>(&mut connection).await {
-            Ok(_) => {}
-            Err(error) if error.is_timeout() && clock.was_late_since(asked) => {}
+            Ok(_) => silence.answered(clock.now()),
+            Err(error) if error.is_timeout() && silence.is_excused(asked, clock.now(), clock.lag()) => {}
             Err(error) => return error,
         }
     }

@@ -14,6 +14,7 @@
 mod backoff;
 mod keys;
 mod log_limit;
+mod probe;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,13 +23,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use fastrand::Rng;
 use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
-use redis::{PushInfo, PushKind, RedisError, RedisResult, Value, cmd};
+use redis::{PushInfo, PushKind, RedisError, RedisResult, Value};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 
 use self::backoff::Backoff;
 use self::log_limit::LogLimit;
+use self::probe::FeedProbe;
 use super::connect::{Connection, beside};
 use super::control::{Control, control_channel};
 use super::publisher::health_channel;
@@ -41,8 +42,6 @@ use crate::metrics::Metrics;
 
 /// Time limit for connecting, and for each answer.
 const PATIENCE: Duration = GAP;
-/// Interval of probes.
-const ASK: Duration = Duration::from_millis(250);
 /// Queued messages: some seconds of a thousand workers. The next heartbeat repeats lost ones.
 const WAITING: usize = 4096;
 
@@ -120,6 +119,9 @@ impl HeartbeatFeed {
         let mut connection = beside(&listening, &self.settings, PATIENCE).await?;
         // First the switches: a gateway that is counted as following must know all of them.
         self.catch_up(&connection).await?;
+        let mut probe = FeedProbe::new(self, listening, &connection);
+        // Only a server that accepts a probe ends an outage: one that refuses it is asked less often.
+        probe.ask().await?;
         let asked = self.clock.now();
         let kept = keys::read(&mut connection, &self.settings.prefix).await?;
         let count = kept.len();
@@ -141,7 +143,7 @@ impl HeartbeatFeed {
         *down_logged = false;
         backoff.reset();
 
-        let mut signs = std::pin::pin!(self.probe(listening, connection));
+        let mut signs = std::pin::pin!(probe.repeat());
         loop {
             tokio::select! {
                 error = &mut signs => return Err(error),
@@ -177,7 +179,7 @@ impl HeartbeatFeed {
             switches.all().map(|switch| (switches.write(&switch), switch)).collect()
         };
         for (text, switch) in followed {
-            control.publish(&switch.pool, switch.epoch, &text).await?;
+            control.publish_again(&switch.pool, switch.epoch, &text).await?;
         }
         Ok(())
     }
@@ -187,29 +189,6 @@ impl HeartbeatFeed {
             Ok(true) => self.subscribers.changed.notify_one(),
             Ok(false) => {}
             Err(fault) => tracing::warn!("rejected a colour switch: {fault}"),
-        }
-    }
-
-    /// Probes by reporting the applied switches. Completes with the error of the first failure.
-    async fn probe(&self, mut listening: MultiplexedConnection, connection: Connection) -> RedisError {
-        let elsewhere = connection.is_spread();
-        let mut control = Control::on(connection, Arc::clone(&self.settings.prefix));
-        let mut ticks = interval(ASK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let asked = self.clock.now();
-            if elsewhere && let Err(error) = cmd("PING").query_async::<()>(&mut listening).await {
-                return error;
-            }
-            let epochs = self.subscribers.epochs.load_full();
-            match control.follow(&self.subscribers.id, &epochs).await {
-                // Messages published before the probe was sent have come before its answer.
-                Ok(()) => self.subscribers.registry.lock().feed_worked(asked),
-                // The answer may have come while this process could not read it.
-                Err(error) if error.is_timeout() && self.clock.was_late_since(asked) => {}
-                Err(error) => return error,
-            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! Monotonic time starts at zero, so it fits the `u64` of an atomic limiter cell for 584 years.
 
 mod lag;
+mod silence;
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use self::lag::{LONG_PAUSE, Lag, Pause, TICK};
+pub use self::silence::Silence;
 /// A point in monotonic time, in nanoseconds since the start of the clock that gave it.
 ///
 /// Arithmetic saturates: a limiter fed a nonsensical time refuses or admits, it never panics.
@@ -118,12 +120,6 @@ impl Clock {
     #[inline]
     pub const fn lag(&self) -> &Lag {
         &self.lag
-    }
-
-    /// Returns `true` if the gateway itself had a [credited](Lag::overlap) pause since `time`.
-    #[must_use]
-    pub fn was_late_since(&self, time: Nanos) -> bool {
-        self.lag.overlap(time, self.now()) > Duration::ZERO
     }
 
     /// Moves a manual clock forward. A system clock moves by itself and ignores this.
