@@ -184,6 +184,20 @@ async fn a_gateway_that_starts_without_redis_begins_with_one() {
 }
 
 #[tokio::test]
+async fn a_redis_that_runs_no_scripts_counts_as_away_at_the_start() {
+    let (redis, worker) = (Server::start().await, Worker::start(64));
+    let mut connection = redis.connect().await;
+    let words = ["SETUSER", "default", "-@scripting"];
+    redis::cmd("ACL").arg(&words).query_async::<()>(&mut connection).await.unwrap();
+    let text = settings(&redis, &worker, LIMITS, "gateways: 2");
+    for _ in 0..3 {
+        let dam = Dam::start(&text);
+        up(&dam, true).await;
+        assert_eq!(admitted(&dam, 10).await, 1, "it does not know what it gave before");
+    }
+}
+
+#[tokio::test]
 async fn the_part_of_the_workers_that_a_dead_gateway_had_is_taken_over() {
     let (redis, worker) = (Server::start().await, Worker::start(64));
     let text = patient(&redis, &worker, LIMITS, "gateways: 2\nconcurrency: { limit: slots }");

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, FromRedisValue, cmd};
+use redis::{Cmd, FromRedisValue, RedisError, Script, cmd};
 use tokio::time::{sleep, timeout};
 
 use super::drift::ClockDrift;
 use super::{CONNECT, RedisLink, RedisLoss, went_down};
 use crate::clock::Nanos;
 use crate::metrics::RedisOp;
-use crate::redis::connect::connect;
+use crate::redis::connect::{Connection, connect};
 use crate::redis::settings::Topology;
 
 /// Interval of probes and of connection attempts.
@@ -34,6 +34,7 @@ impl RedisLink {
     pub async fn keep(self, write: Arc<impl ProbeWrite>) {
         let inner = &*self.0;
         let mut down_logged = false;
+        let mut scripts = ScriptCheck::default();
         loop {
             match timeout(CONNECT, connect(&inner.settings, None))
                 .await
@@ -44,7 +45,7 @@ impl RedisLink {
                     inner.connection.store(Some(Arc::new(connection)));
                     self.look_at_memory().await;
                     down_logged = false;
-                    let ended = self.probe_loop(&*write).await;
+                    let ended = self.probe_loop(&*write, &mut scripts).await;
                     inner.connection.store(None);
                     let opened = inner.breaker.open();
                     if let ProbingEnded::Lost = ended {
@@ -83,7 +84,7 @@ impl RedisLink {
     }
 
     /// Probes until the connection is lost or replaced.
-    async fn probe_loop(&self, write: &impl ProbeWrite) -> ProbingEnded {
+    async fn probe_loop(&self, write: &impl ProbeWrite, scripts: &mut ScriptCheck) -> ProbingEnded {
         let inner = &*self.0;
         let mut silences = 0;
         let mut drift = ClockDrift::default();
@@ -92,8 +93,8 @@ impl RedisLink {
             match write.send(&Probe(self)).await {
                 Ok(()) => {
                     silences = 0;
+                    scripts.run(self).await;
                     let now = inner.clock.now();
-                    inner.start.answered(now);
                     if inner.breaker.close(now) {
                         tracing::info!("Redis is up");
                     }
@@ -123,11 +124,8 @@ impl RedisLink {
         if !self.is_up() || inner.settings.topology == Topology::Cluster {
             return false;
         }
-        let time: Result<(u64, u64), _> = Probe(self).call(RedisOp::Probe, &cmd("TIME")).await;
-        time.is_ok_and(|(seconds, micros)| {
-            let theirs = Duration::from_secs(seconds) + Duration::from_micros(micros);
-            drift.detects_pause(theirs, inner.clock.now())
-        })
+        let time = self.time(RedisOp::Probe).await;
+        time.is_ok_and(|theirs| drift.detects_pause(theirs, inner.clock.now()))
     }
 }
 
@@ -135,6 +133,37 @@ enum ProbingEnded {
     Lost,
     /// A new connection is to replace it.
     Renewed,
+}
+
+/// Checks once that the server runs scripts. One that accepts the probe may refuse them, and then no
+/// rule is counted there: this gateway gives its local share, and does not know what it gave before
+/// its start.
+#[derive(Debug, Default)]
+struct ScriptCheck {
+    done: bool,
+    refusal_logged: bool,
+}
+
+impl ScriptCheck {
+    async fn run(&mut self, link: &RedisLink) {
+        if self.done {
+            return;
+        }
+        let inner = &*link.0;
+        let script = Script::new("return 1");
+        let send = async |mut connection: Connection| script.invoke_async(&mut connection).await;
+        match link.ask::<i64>(RedisOp::Probe, inner.settings.timeout, send).await {
+            Ok(_) => {
+                inner.start.answered(inner.clock.now());
+                self.done = true;
+            }
+            Err(RedisLoss::Refused) if !self.refusal_logged => {
+                tracing::warn!("Redis refuses scripts: no rule is counted in it, and there are no jobs");
+                self.refusal_logged = true;
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 /// Returns `length` ± 20 %: gateways that lost one server must not return together.
@@ -166,5 +195,18 @@ impl Probe<'_> {
     pub(crate) async fn call<T: FromRedisValue>(&self, op: RedisOp, cmd: &Cmd) -> Result<T, RedisLoss> {
         let patience = self.0.0.settings.timeout;
         self.0.ask(op, patience, async |mut connection| cmd.query_async(&mut connection).await).await
+    }
+
+    /// Sends a command. The inner error is a refusal of this command alone: its key has another type,
+    /// for example.
+    ///
+    /// # Errors
+    /// As [`RedisLink::call`].
+    pub(crate) async fn call_answered<T: FromRedisValue>(
+        &self,
+        op: RedisOp,
+        cmd: &Cmd,
+    ) -> Result<Result<T, RedisError>, RedisLoss> {
+        self.0.ask_answered(op, cmd).await
     }
 }

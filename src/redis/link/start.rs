@@ -1,15 +1,15 @@
-//! Tells whether Redis was up when the gateway started.
+//! Tells whether Redis could count rules when the gateway started.
 
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::clock::Nanos;
 
-/// A gateway counts as started with Redis if it gets the first answer within this time, the longest
+/// A gateway counts as started with Redis if the first script runs within this time, the longest
 /// that connecting takes.
 const STARTUP_GRACE: Duration = super::CONNECT;
 
-/// Start of the gateway, and the first answer of Redis.
+/// Start of the gateway, and the first script that Redis ran.
 #[derive(Debug)]
 pub(super) struct GatewayStart {
     at: Nanos,
@@ -21,7 +21,7 @@ impl GatewayStart {
         Self { at, first: OnceLock::new() }
     }
 
-    /// Records an answer of Redis; only the first counts.
+    /// Records that Redis ran a script; only the first time counts.
     pub(super) fn answered(&self, now: Nanos) {
         self.first.get_or_init(|| now);
     }
