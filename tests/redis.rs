@@ -26,6 +26,8 @@ mod kinds;
 mod loss;
 #[path = "redis/quotas.rs"]
 mod quotas;
+#[path = "redis/registry.rs"]
+mod registry;
 #[path = "dam/rig.rs"]
 #[expect(dead_code, reason = "shared with the tests of one gateway")]
 mod rig;

@@ -148,6 +148,9 @@ impl App {
     pub async fn serve(&self, listeners: BoundListeners) {
         let BoundListeners { main, admin, main_outlives, certificates } = listeners;
         let inner = &self.0;
+        if let (Some(redis_parts), Ok(addr)) = (&inner.redis_parts, main.local_addr()) {
+            redis_parts.store.gateways().listens_at(addr);
+        }
         // The admin port closes last: a probe must see that the gateway drains.
         let admin_drain = Drain::new();
         let admin_service = Admin::new(Arc::clone(&inner.admin), Arc::new(self.clone()));

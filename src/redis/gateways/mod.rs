@@ -3,16 +3,27 @@
 //! Each gateway sets `{prefix}:dam:{id}` every second, with a lifetime of 3 s, and counts the
 //! gateways with such a key. The write is also the link's probe: a server that accepts it is
 //! usable. Their ids are kept for what gateways tell each other (`exchange`).
-//! The value says whether the gateway drains: then it leaves its part of the workers to the others.
+//! The value says whether the gateway drains, which then leaves its part of the workers to the others,
+//! and where it listens, to [recognize](restarts) one that starts again and again.
+//!
+//! **Failure mode.** A name or a key that is not one of a gateway counts for nothing, and is removed
+//! from the set. If the set itself cannot be read, the gateways that were known are looked up.
 
-use std::sync::Arc;
+mod count;
+mod restarts;
+
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use redis::{Cmd, cmd};
+use redis::{Cmd, FromRedisValue, RedisError, cmd};
 
+use self::count::GatewayCount;
+use self::restarts::{FoundGateway, Restarts};
 use super::link::{Probe, ProbeWrite, RedisLink, RedisLoss};
+use super::odd::Members;
 use crate::clock::Nanos;
 use crate::metrics::RedisOp;
 use crate::redis::millis;
@@ -21,7 +32,7 @@ use crate::redis::millis;
 const LIVES: Duration = Duration::from_secs(3);
 /// Gateways that are counted at most.
 const MOST: usize = 1000;
-/// Value of a heartbeat.
+/// First word of a heartbeat. The second is where the gateway listens, if that is known.
 const SERVES: &str = "1";
 const DRAINS: &str = "drains";
 
@@ -39,39 +50,11 @@ pub struct Gateways {
     others: Mutex<Vec<Arc<str>>>,
     draining: Mutex<Vec<Arc<str>>>,
     drains: AtomicBool,
-}
-
-/// Number of gateways, filtered over time.
-///
-/// After Redis comes back empty, the first gateway sees only itself, and would take the whole
-/// quota. So a higher count is believed at once, a lower one after all had the time to report.
-#[derive(Debug, Default)]
-struct GatewayCount {
-    known: u32,
-    /// While a lower count is observed: the highest such count, and when the first was seen.
-    fewer: Option<(u32, Nanos)>,
-    last: Option<Nanos>,
-}
-
-impl GatewayCount {
-    /// Records that `seen` gateways were found at `now`, and that `left` others said since the last look
-    /// that they should not be counted any more. Returns the filtered count.
-    fn see(&mut self, seen: u32, left: u32, now: Nanos) -> u32 {
-        // After such a long gap between looks no gateway can have reported.
-        let before = self.last.replace(now);
-        let fewer = self.fewer.take().filter(|_| before.is_some_and(|before| now.since(before) <= LIVES));
-        if seen.saturating_add(left) >= self.known {
-            self.known = seen;
-            return seen;
-        }
-        let (most, since) = fewer.map_or((seen, now), |(most, since)| (most.max(seen), since));
-        if now.since(since) > LIVES {
-            self.known = most;
-        } else {
-            self.fewer = Some((most, since));
-        }
-        self.known
-    }
+    /// Host and address at which this gateway listens.
+    place: OnceLock<String>,
+    restarts: Mutex<Restarts>,
+    /// `true` once the log says that something in the registry is not as it should be.
+    odd_logged: AtomicBool,
 }
 
 /// Returns the key that exists while a gateway is live.
@@ -90,7 +73,7 @@ impl Gateways {
     #[must_use]
     pub fn new(configured: u32) -> Arc<Self> {
         let configured = configured.max(1);
-        let count = || Mutex::new(GatewayCount { known: configured, ..GatewayCount::default() });
+        let count = || Mutex::new(GatewayCount::new(configured));
         Arc::new(Self {
             id: new_name(),
             count: count(),
@@ -100,7 +83,17 @@ impl Gateways {
             others: Mutex::default(),
             draining: Mutex::default(),
             drains: AtomicBool::new(false),
+            place: OnceLock::new(),
+            restarts: Mutex::default(),
+            odd_logged: AtomicBool::new(false),
         })
+    }
+
+    /// Says from now on that this gateway listens at `addr`.
+    pub(crate) fn listens_at(&self, addr: SocketAddr) {
+        if let Some(host) = restarts::host() {
+            self.place.get_or_init(|| format!("{host}/{addr}"));
+        }
     }
 
     /// Returns the id of this gateway; it is new with each start.
@@ -132,8 +125,12 @@ impl Gateways {
     }
 
     fn heartbeat(&self, prefix: &str) -> Cmd {
-        let says = if self.drains.load(Ordering::Relaxed) { DRAINS } else { SERVES };
-        cmd("SET").arg(alive_key(prefix, &self.id)).arg(says).arg("PX").arg(millis(LIVES)).take()
+        let state = if self.drains.load(Ordering::Relaxed) { DRAINS } else { SERVES };
+        let text = match self.place.get() {
+            Some(place) => format!("{state} {place}"),
+            None => state.to_owned(),
+        };
+        cmd("SET").arg(alive_key(prefix, &self.id)).arg(text).arg("PX").arg(millis(LIVES)).take()
     }
 
     /// Returns the ids of the other live gateways, as last seen.
@@ -145,11 +142,7 @@ impl Gateways {
     /// Updates the configured number, which counts until gateways are seen.
     pub(crate) fn configure(&self, configured: u32) {
         for (count, known) in [(&self.count, &self.known), (&self.serving, &self.known_serving)] {
-            let mut count = count.lock();
-            if count.last.is_none() {
-                count.known = configured.max(1);
-                known.store(count.known, Ordering::Relaxed);
-            }
+            known.store(count.lock().configure(configured.max(1)), Ordering::Relaxed);
         }
     }
 
@@ -168,31 +161,65 @@ impl ProbeWrite for Gateways {
     /// Sends a heartbeat, and counts the other gateways.
     async fn send(&self, probe: &Probe<'_>) -> Result<(), RedisLoss> {
         let prefix = probe.prefix();
-        let (everyone, id) = (format!("{prefix}:dams"), self.id.as_str());
-        let key = |id: &str| alive_key(prefix, id);
+        let everyone = format!("{prefix}:dams");
         probe.call::<()>(RedisOp::Probe, &self.heartbeat(prefix)).await?;
-        probe.call::<i64>(RedisOp::Probe, cmd("SADD").arg(&everyone).arg(id)).await?;
-        let known: Vec<String> = probe.call(RedisOp::Probe, cmd("SMEMBERS").arg(&everyone)).await?;
-        let (mut others, mut draining): (Vec<Arc<str>>, Vec<Arc<str>>) = Default::default();
-        for other in known.iter().filter(|other| **other != self.id).take(MOST) {
-            let said: Option<String> = probe.call(RedisOp::Probe, cmd("GET").arg(key(other))).await?;
-            let Some(said) = said else {
+        // The server is usable, whatever it says of the keys of others.
+        self.ask::<i64>(probe, &everyone, cmd("SADD").arg(&everyone).arg(&self.id)).await?;
+        let (known, mut gone) = match self.ask(probe, &everyone, cmd("SMEMBERS").arg(&everyone)).await? {
+            Some(Members { names, odd }) => (names, odd),
+            // Before the first look, the configured number is the best guess.
+            None if !self.count.lock().has_counted() => return Ok(()),
+            None => (self.others().iter().map(ToString::to_string).collect(), Vec::new()),
+        };
+        let mut found = Vec::new();
+        for other in known.into_iter().filter(|other| *other != self.id).take(MOST) {
+            let key = alive_key(prefix, &other);
+            match self.ask::<Option<Vec<u8>>>(probe, &key, cmd("GET").arg(&key)).await?.flatten() {
+                Some(said) => found.push(read(other.into(), &said)),
                 // If it was only late, its next heartbeat adds it again.
-                probe.call::<i64>(RedisOp::Probe, cmd("SREM").arg(&everyone).arg(other)).await?;
-                continue;
-            };
-            let other: Arc<str> = other.as_str().into();
-            if said == DRAINS {
-                draining.push(Arc::clone(&other));
+                None => gone.push(other.into_bytes()),
             }
-            others.push(other);
         }
-        self.see(others, draining, probe.now());
+        if !gone.is_empty() {
+            self.ask::<i64>(probe, &everyone, cmd("SREM").arg(&everyone).arg(&gone)).await?;
+        }
+        self.find(found, probe.now());
         Ok(())
     }
 }
 
+/// Reads the heartbeat of another gateway. A text of an unknown form says that it serves.
+fn read(id: Arc<str>, said: &[u8]) -> FoundGateway {
+    let mut words = said.splitn(2, |byte| *byte == b' ');
+    let drains = words.next() == Some(DRAINS.as_bytes());
+    FoundGateway { id, drains, place: words.next().map(Into::into) }
+}
+
 impl Gateways {
+    /// Sends a command about a key that others write too; `None` if it was refused, which is logged
+    /// once.
+    async fn ask<T: FromRedisValue>(
+        &self,
+        probe: &Probe<'_>,
+        key: &str,
+        cmd: &Cmd,
+    ) -> Result<Option<T>, RedisLoss> {
+        let answer: Result<T, RedisError> = probe.call_answered(RedisOp::Probe, cmd).await?;
+        if let Err(error) = &answer
+            && !self.odd_logged.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(key, %error, "the list of gateways in Redis is not as it should be");
+        }
+        Ok(answer.ok())
+    }
+
+    /// Records the heartbeats found in Redis.
+    fn find(&self, found: Vec<FoundGateway>, now: Nanos) {
+        let live = self.restarts.lock().live(found, self.place.get().map(String::as_bytes), now);
+        let draining = live.iter().filter(|other| other.drains).map(|other| Arc::clone(&other.id)).collect();
+        self.see(live.into_iter().map(|other| other.id).collect(), draining, now);
+    }
+
     /// Records which other gateways are live, and which of them drain.
     fn see(&self, others: Vec<Arc<str>>, draining: Vec<Arc<str>>, now: Nanos) {
         let number = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
@@ -209,53 +236,6 @@ impl Gateways {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn count(told: u32) -> GatewayCount {
-        GatewayCount { known: told, ..GatewayCount::default() }
-    }
-
-    #[test]
-    fn more_are_believed_at_once_and_fewer_after_a_while() {
-        let mut count = count(1);
-        for (second, seen, known) in [
-            (1, 2, 2),
-            (2, 3, 3),
-            // One is missing, and seen again.
-            (3, 2, 3),
-            (5, 2, 3),
-            (6, 3, 3),
-            // One leaves, then another.
-            (7, 2, 3),
-            (8, 1, 3),
-            (10, 1, 3),
-            (11, 1, 2),
-            (12, 1, 2),
-            (15, 1, 2),
-            (16, 1, 1),
-        ] {
-            assert_eq!(count.see(seen, 0, Nanos::from_secs(second)), known, "after {second} s");
-        }
-    }
-
-    #[test]
-    fn who_comes_back_first_does_not_take_itself_for_the_only_one() {
-        let mut count = count(3);
-        assert_eq!(
-            count.see(1, 0, Nanos::from_secs(1)),
-            3,
-            "at the start nobody knows better than the settings"
-        );
-        assert_eq!(count.see(3, 0, Nanos::from_secs(2)), 3);
-        // For a minute, Redis is away again and again, and comes back empty each time.
-        for second in (10..60).step_by(5) {
-            assert_eq!(count.see(1, 0, Nanos::from_secs(second)), 3);
-            assert_eq!(count.see(2, 0, Nanos::from_secs(second + 1)), 3);
-        }
-        // Redis stays.
-        for (second, known) in [(60, 3), (62, 3), (63, 3), (64, 2)] {
-            assert_eq!(count.see(2, 0, Nanos::from_secs(second)), known, "after {second} s");
-        }
-    }
 
     #[test]
     fn who_drains_leaves_its_part_at_once_and_is_still_there() {
@@ -293,5 +273,19 @@ mod tests {
         // Redis has come back empty, and the one that drains was faster.
         gateways.see(ids("a"), ids("a"), Nanos::from_secs(2));
         assert_eq!(gateways.serving(), 2);
+    }
+
+    #[test]
+    fn a_gateway_that_starts_again_and_again_is_one() {
+        let gateways = Gateways::new(1);
+        let start = |id: u32| read(format!("{id}").into(), b"1 host/0.0.0.0:8080");
+        for (second, starts) in [(1, 1..=1), (2, 1..=3), (3, 2..=4), (4, 3..=5), (5, 3..=6)] {
+            gateways.find(starts.map(start).collect(), Nanos::from_secs(second));
+            assert_eq!(gateways.count(), 2, "after {second} s");
+        }
+        let elsewhere = [(7, "1"), (8, "1 other/0.0.0.0:8080"), (9, "drains host/0.0.0.0:8081")];
+        let others = elsewhere.map(|(id, said): (u32, _)| read(format!("{id}").into(), said.as_bytes()));
+        gateways.find(others.into_iter().chain([start(6)]).collect(), Nanos::from_secs(6));
+        assert_eq!((gateways.count(), gateways.serving()), (5, 4));
     }
 }
