@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::sleep;
 
 use super::link::{RedisLink, RedisLoss};
+use super::odd::{self, Members};
 use super::signing::Signing;
 use crate::hex;
 use crate::limit::own_limits::WrittenLimit;
@@ -179,7 +180,8 @@ fn write(caller: &KeyOwner) -> String {
 
 #[derive(Debug, Default)]
 struct CallerList {
-    version: Option<i64>,
+    /// `None` until the callers have been read.
+    version: Option<Vec<u8>>,
     by_digest: HashMap<[u8; 32], Arc<KeyOwner>>,
 }
 
@@ -204,8 +206,8 @@ impl StoredCallers {
         self.registry.store(Arc::new(CallerList { version: None, by_digest }));
     }
 
-    fn opened(&self, id: &str, kept: &str) -> Result<KeyOwner, String> {
-        let text = self.signing.verify(&self.key(id), kept).map_err(|fault| fault.to_string())?;
+    fn opened(&self, id: &str, kept: &[u8]) -> Result<KeyOwner, String> {
+        let text = self.signing.verify(&self.key(id), odd::text(kept)?).map_err(|fault| fault.to_string())?;
         read(id, text)
     }
 
@@ -240,7 +242,7 @@ impl StoredCallers {
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails, or the key holds another type.
     pub(crate) async fn get(&self, id: &str) -> Result<Option<KeyOwner>, RedisLoss> {
-        let text: Option<String> = self.link.call(RedisOp::Callers, cmd("GET").arg(self.key(id))).await?;
+        let text: Option<Vec<u8>> = self.link.call(RedisOp::Callers, cmd("GET").arg(self.key(id))).await?;
         Ok(text.and_then(|text| self.opened(id, &text).ok()))
     }
 
@@ -282,21 +284,31 @@ impl StoredCallers {
     /// Returns [`RedisLoss`] if a command to Redis fails. The cache then stays as it was.
     pub(crate) async fn refresh(&self) -> Result<(), RedisLoss> {
         let key = format!("{}:version", self.index());
-        let version: Option<i64> = self.link.call(RedisOp::Callers, cmd("GET").arg(key)).await?;
-        let version = Some(version.unwrap_or(0));
+        let version = self.link.call_answered(RedisOp::Callers, cmd("GET").arg(key)).await?;
+        // A key of another type stays until a caller changes. The callers can be read all the same.
+        let version: Option<Vec<u8>> = Some(version.unwrap_or(None).unwrap_or_default());
         if self.registry.load().version == version {
             return Ok(());
         }
-        let ids: Vec<String> = self.link.call(RedisOp::Callers, cmd("SMEMBERS").arg(self.index())).await?;
+        let index = self.index();
+        let ids: Members = self.link.call(RedisOp::Callers, cmd("SMEMBERS").arg(&index)).await?;
+        let ids = ids.names_of(&index);
         let mut by_digest = HashMap::with_capacity(ids.len());
         for page in ids.chunks(PAGE) {
             let read = page.iter().map(|id| async move {
                 let get = cmd("GET").arg(self.key(id)).take();
-                self.link.call::<Option<String>>(RedisOp::Callers, &get).await.map(|text| (id, text))
+                self.link
+                    .call_answered::<Option<Vec<u8>>>(RedisOp::Callers, &get)
+                    .await
+                    .map(|text| (id, text))
             });
             for (id, text) in try_join_all(read).await? {
-                let Some(text) = text else { continue };
-                match self.opened(id, &text) {
+                let opened = match text {
+                    Ok(None) => continue,
+                    Ok(Some(text)) => self.opened(id, &text),
+                    Err(refusal) => Err(refusal.to_string()),
+                };
+                match opened {
                     Ok(caller) => {
                         by_digest.insert(caller.sha256, Arc::new(caller));
                     }
@@ -312,10 +324,13 @@ impl StoredCallers {
 
     /// Follows changes of other gateways, for as long as it is polled.
     pub(crate) async fn follow(&self) {
+        let mut refused_before = false;
         loop {
-            if self.refresh().await == Err(RedisLoss::Refused) {
+            let refused = self.refresh().await == Err(RedisLoss::Refused);
+            if refused && !refused_before {
                 tracing::warn!("the callers in Redis cannot be read");
             }
+            refused_before = refused;
             sleep(if self.is_read() { LOOK } else { FIRST_LOOK }).await;
         }
     }

@@ -239,3 +239,21 @@ async fn a_signing_key_is_replaced_without_a_caller_that_is_unknown_meanwhile() 
     knows(&new, "c").await;
     assert_eq!(call(&new, "sk-b").await, 401, "its record has a signature of the old key");
 }
+
+#[tokio::test]
+async fn odd_values_hide_no_caller() {
+    let (redis, worker) = (Server::start().await, Worker::start(8));
+    let mut connection = redis.connect().await;
+    let mut spoil = redis::pipe();
+    spoil.cmd("SADD").arg("dam:callers").arg(&[&b"\xff\xfe"[..], b"list", b"bytes", b"gone"]);
+    spoil.cmd("RPUSH").arg("dam:caller:list").arg("x").cmd("SET").arg("dam:caller:bytes").arg(b"\xff");
+    spoil.cmd("RPUSH").arg("dam:callers:version").arg("x");
+    spoil.query_async::<()>(&mut connection).await.unwrap();
+    let text = settings(&redis, &worker);
+    let (one, two) = (Dam::start(&text), Dam::start(&text));
+    ready(&one).await;
+    ready(&two).await;
+    assert_eq!(admin(&one, "PUT /api/v1/callers/a", r#"{"key":"sk-1"}"#).await.status, 200);
+    assert_eq!(call(&one, "sk-1").await, 200);
+    eventually("the other knows it", async || call(&two, "sk-1").await == 200).await;
+}

@@ -134,3 +134,40 @@ async fn with_a_key_a_change_that_is_not_signed_changes_nothing() {
     assert!(quota(&gateways[1], 0).await.ends_with("burst 2"));
     assert!(quota(&gateways[0], 0).await.ends_with("burst 2"));
 }
+
+#[tokio::test]
+async fn a_change_that_cannot_be_read_hides_no_other() {
+    let (redis, worker) = (Server::start().await, Worker::start(8));
+    let gateways = gateways(2, &patient(&redis, &worker, LIMITS, ADMIN)).await;
+    let mut connection = redis.connect().await;
+    let spoil = redis::cmd("SET").arg("dam:{limits}:bucket").arg(b"\xff\xfe").take();
+    spoil.query_async::<()>(&mut connection).await.unwrap();
+    assert_eq!(change(&gateways[0], "log", r#"{"limit":7,"scope":"fleet"}"#).await.0, 200);
+    eventually("the other follows", async || quota(&gateways[1], 1).await.starts_with("7 ")).await;
+    assert!(quota(&gateways[1], 0).await.ends_with("burst 2"));
+}
+
+#[tokio::test]
+async fn a_signed_change_that_is_over_cannot_be_brought_back() {
+    let (redis, worker) = (Server::start().await, Worker::start(8));
+    let text =
+        patient(&redis, &worker, LIMITS, ADMIN).replace("timeout: 5s", "timeout: 5s, hmac_key: secret");
+    let gateways = gateways(1, &text).await;
+    let dam = &gateways[0];
+    let mut connection = redis.connect().await;
+    let get = redis::cmd("GET").arg("dam:{limits}:bucket").take();
+    let get = async |connection: &mut redis::aio::MultiplexedConnection| -> Option<Vec<u8>> {
+        get.query_async(connection).await.unwrap()
+    };
+    assert_eq!(change(dam, "bucket", r#"{"burst":1000,"ttl":1,"scope":"fleet"}"#).await.0, 200);
+    let recorded = get(&mut connection).await.unwrap();
+    let restore = redis::cmd("SET").arg("dam:{limits}:bucket").arg(&recorded).take();
+    restore.query_async::<()>(&mut connection).await.unwrap();
+    assert!(quota(dam, 0).await.ends_with("burst 1000"));
+    eventually("it is over all the same", async || quota(dam, 0).await.ends_with("burst 2")).await;
+    assert_eq!(get(&mut connection).await, Some(recorded));
+    // One that comes later is read in the same look: the old text stays without effect.
+    assert_eq!(change(dam, "log", r#"{"limit":7,"ttl":60,"scope":"fleet"}"#).await.0, 200);
+    eventually("the other rule", async || quota(dam, 1).await.starts_with("7 ")).await;
+    assert!(quota(dam, 0).await.ends_with("burst 2"));
+}

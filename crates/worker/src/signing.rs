@@ -5,7 +5,7 @@
 //! nothing is signed and signatures are skipped.
 //!
 //! **What it does not do.** Signatures do not expire: whoever can write to Redis can restore an old
-//! record or delete one. Counters and the order of pending jobs are not signed.
+//! record, unless its text says when it ends, or delete one. Counters and the order of pending jobs are not signed.
 
 use std::sync::Arc;
 

@@ -27,6 +27,16 @@ pub struct WrittenChange {
     pub mode: Option<String>,
 }
 
+impl From<&Change> for WrittenChange {
+    fn from(change: &Change) -> Self {
+        let mode = change.mode.map(|mode| match mode {
+            Mode::Enforce => "enforce".to_owned(),
+            Mode::Observe => "observe".to_owned(),
+        });
+        Self { limit: (&change.limit).into(), mode }
+    }
+}
+
 impl Change {
     /// Parses a change.
     ///
@@ -42,23 +52,11 @@ impl Change {
         Ok(Self { limit: written.limit.read()?, mode })
     }
 
-    /// Parses the output of [`Change::write`].
-    ///
-    /// # Errors
-    /// If the text is something else.
-    pub fn read(text: &str) -> Result<Self, String> {
-        Self::of(&serde_json::from_str(text).map_err(|error| error.to_string())?)
-    }
-
     /// Formats the change as JSON.
     #[must_use]
     pub fn write(&self) -> String {
-        let mode = self.mode.map(|mode| match mode {
-            Mode::Enforce => "enforce".to_owned(),
-            Mode::Observe => "observe".to_owned(),
-        });
         // Strings and numbers are written to memory: this cannot fail.
-        serde_json::to_string(&WrittenChange { limit: (&self.limit).into(), mode }).unwrap_or_default()
+        serde_json::to_string(&WrittenChange::from(self)).unwrap_or_default()
     }
 
     /// Returns the changed rule.
@@ -77,6 +75,10 @@ mod tests {
 
     use super::*;
 
+    fn read(text: &str) -> Result<Change, String> {
+        Change::of(&serde_json::from_str(text).unwrap())
+    }
+
     #[test]
     fn a_change_reads_back_as_it_was_written() {
         let rate = Some((5, Duration::from_secs(60)));
@@ -85,9 +87,9 @@ mod tests {
             Change { limit: OwnLimit { rate, burst: Some(7), limit: None }, mode: Some(Mode::Observe) },
             Change { limit: OwnLimit { limit: Some(3), ..OwnLimit::default() }, mode: Some(Mode::Enforce) },
         ] {
-            assert_eq!(Change::read(&change.write()), Ok(change));
+            assert_eq!(read(&change.write()), Ok(change));
         }
-        assert!(Change::read(r#"{"mode":"off"}"#).unwrap_err().contains("found \"off\""));
-        assert!(Change::read(r#"{"rate":"5"}"#).unwrap_err().contains("`rate` must be"));
+        assert!(read(r#"{"mode":"off"}"#).unwrap_err().contains("found \"off\""));
+        assert!(read(r#"{"rate":"5"}"#).unwrap_err().contains("`rate` must be"));
     }
 }
