@@ -33,7 +33,8 @@ pub(crate) async fn serves(dam: &Dam) {
 }
 
 pub(crate) async fn feed(dam: &Dam, up: f64) {
-    eventually("the feed", async || dam.metric("redis_up", "") == up).await;
+    let awaited = if up == 1.0 { "the feed is up" } else { "the feed is down" };
+    eventually(awaited, async || dam.metric("redis_up", "") == up).await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ::redis::FromRedisValue;
 use ::redis::aio::MultiplexedConnection;
 use tokio::task::JoinHandle;
 
@@ -36,19 +37,38 @@ fn server(port: u16, folder: &Path) -> Child {
         .expect("redis-server is there: scripts/need redis")
 }
 
+/// Most ports that are tried: another process may take one before the server binds it.
+const PORTS: usize = 10;
+
 impl Redis {
     pub(crate) async fn start() -> Self {
-        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let folder = tempfile::tempdir().unwrap();
-        let redis = Self { port, child: server(port, folder.path()), folder };
-        redis.answers().await;
-        redis
+        for _ in 0..PORTS {
+            let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+            let port = free.local_addr().unwrap().port();
+            drop(free);
+            let folder = tempfile::tempdir().unwrap();
+            let mut redis = Self { port, child: server(port, folder.path()), folder };
+            if redis.has_port().await {
+                return redis;
+            }
+        }
+        panic!("another process took each of {PORTS} free ports");
     }
 
     async fn answers(&self) {
         eventually("Redis answers", async || self.connect().await.is_some()).await;
+    }
+
+    /// Waits until the port is served. Returns `false` if another process does.
+    async fn has_port(&mut self) -> bool {
+        eventually("Redis answers or ends", async || {
+            self.child.try_wait().unwrap().is_some() || self.connect().await.is_some()
+        })
+        .await;
+        let info = self.run(&[b"INFO", b"server"]).await;
+        let info = info.and_then(|info| String::from_redis_value(info).ok()).unwrap_or_default();
+        let id = info.lines().find_map(|line| line.strip_prefix("process_id:"));
+        self.child.try_wait().unwrap().is_none() && id.map(str::trim) == Some(&self.child.id().to_string())
     }
 
     pub(crate) fn url(&self) -> String {
@@ -99,7 +119,7 @@ impl Redis {
     /// Restarts it on its old port, empty.
     pub(crate) async fn restart(&mut self) {
         self.child = server(self.port, self.folder.path());
-        self.answers().await;
+        assert!(self.has_port().await, "another process took the port");
     }
 }
 
