@@ -4,7 +4,7 @@
 //! gateways with such a key. The write is also the link's probe: a server that accepts it is
 //! usable. Their ids are kept for what gateways tell each other (`exchange`).
 //! The value says whether the gateway drains, which then leaves its part of the workers to the others,
-//! and where it listens, to [recognize](restarts) one that starts again and again.
+//! and where it listens, so that one that starts again and again is recognized (`restarts`).
 //!
 //! **Failure mode.** A name or a key that is not one of a gateway counts for nothing, and is removed
 //! from the set. If the set itself cannot be read, the gateways that were known are looked up.
