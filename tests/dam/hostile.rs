@@ -99,7 +99,7 @@ fn wrong(random: &mut Rng) -> (&'static str, Vec<u8>, &'static [u16]) {
         }
         5 => {
             let wrong =
-                ["\"max_tokens\":-2", "\"n\":99999999999", "\"stream\":\"yes\"", "\"model\":7", "\"n\":0"];
+                ["\"max_tokens\":-3", "\"n\":99999999999", "\"stream\":\"yes\"", "\"model\":7", "\"n\":0"];
             let body = format!("{{{},\"messages\":[]}}", wrong[random.usize(..5)]);
             ("wrong types", request(CHAT, &[], body), &[400])
         }

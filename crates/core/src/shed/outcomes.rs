@@ -63,7 +63,7 @@ const DIFFERENT: u32 = 3;
 
 /// Failures of one caller's requests, for which the caller may be to blame.
 #[derive(Clone, Debug)]
-struct Suspicion {
+struct Suspect {
     caller: u64,
     /// The last failure.
     at: Nanos,
@@ -75,7 +75,7 @@ struct Suspicion {
     elsewhere: OutcomeCounts,
 }
 
-impl Suspicion {
+impl Suspect {
     const fn of(caller: u64, now: Nanos) -> Self {
         Self {
             caller,
@@ -117,7 +117,7 @@ pub(super) struct Outcomes {
     /// Last failure that was certainly the worker's.
     certain_at: Option<Nanos>,
     /// The caller of the last [`FailureEvidence::Request`].
-    suspicion: Option<Suspicion>,
+    suspect: Option<Suspect>,
 }
 
 impl Outcomes {
@@ -140,27 +140,27 @@ impl Outcomes {
 
     /// Returns `true` if another caller met a failure as well.
     fn suspect(&mut self, source: RequestSource, interval: Duration, now: Nanos) -> bool {
-        let known = self.suspicion.take().filter(|known| now.since(known.at) <= interval);
+        let known = self.suspect.take().filter(|known| now.since(known.at) <= interval);
         let another = known.as_ref().is_some_and(|known| known.caller != source.caller);
         let known = known.filter(|known| known.caller == source.caller);
-        let suspicion = self.suspicion.insert(known.unwrap_or_else(|| Suspicion::of(source.caller, now)));
-        suspicion.failed(source.bound_by, now);
+        let suspect = self.suspect.insert(known.unwrap_or_else(|| Suspect::of(source.caller, now)));
+        suspect.failed(source.bound_by, now);
         another
     }
 
     /// Records the outcome of a request at another worker.
     pub(super) fn elsewhere(&mut self, source: RequestSource, well: bool, now: Nanos) {
-        let suspicion = self.suspicion.as_mut().filter(|suspicion| suspicion.caller == source.caller);
-        let Some(suspicion) = suspicion else { return };
-        suspicion.elsewhere.add(OutcomeCounts::one(well));
-        if well && source.bound_by.is_some_and(|bound_by| suspicion.bound_by.contains(&bound_by)) {
+        let suspect = self.suspect.as_mut().filter(|suspect| suspect.caller == source.caller);
+        let Some(suspect) = suspect else { return };
+        suspect.elsewhere.add(OutcomeCounts::one(well));
+        if well && source.bound_by.is_some_and(|bound_by| suspect.bound_by.contains(&bound_by)) {
             self.certain_at = Some(now);
         }
     }
 
     /// Returns `true` while outcomes elsewhere matter: it failed requests that may be to blame.
     pub(super) fn is_suspected(&self, interval: Duration, now: Nanos) -> bool {
-        self.suspicion.as_ref().is_some_and(|suspicion| now.since(suspicion.at) <= interval)
+        self.suspect.as_ref().is_some_and(|suspect| now.since(suspect.at) <= interval)
     }
 
     /// Returns `true` if all of its last requests failed, so that one more says nothing new.
@@ -184,8 +184,8 @@ impl Outcomes {
                 > u64::from(here.total()) * u64::from(settings.failure_percentage);
         let certain = self.certain_at.is_some_and(|at| now.since(at) <= settings.interval);
         let by_others = || {
-            let suspicion = self.suspicion.as_ref().filter(|known| now.since(known.at) <= settings.interval);
-            suspicion.is_some_and(|suspicion| suspicion.is_certain(settings, here.failed, trial))
+            let suspect = self.suspect.as_ref().filter(|known| now.since(known.at) <= settings.interval);
+            suspect.is_some_and(|suspect| suspect.is_certain(settings, here.failed, trial))
         };
         (in_a_row || share) && (alone || certain || by_others())
     }
@@ -200,7 +200,7 @@ impl Outcomes {
 
     /// Forgets what led to an ejection, but not whose requests failed: a trial may fail one more.
     pub(super) fn forget(&mut self) {
-        *self = Self { part: self.part, suspicion: self.suspicion.take(), ..Self::default() };
+        *self = Self { part: self.part, suspect: self.suspect.take(), ..Self::default() };
     }
 
     fn count(&mut self, one: OutcomeCounts, interval: Duration, now: Nanos) {

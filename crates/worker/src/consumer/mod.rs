@@ -248,7 +248,7 @@ impl Consumer {
     ///
     /// # Errors
     /// Returns an error if Redis does not answer. The entry is then claimed later.
-    pub async fn discard(&self, entry: &StreamEntry, error: &str, started: bool) -> RedisResult<()> {
+    pub(super) async fn discard(&self, entry: &StreamEntry, error: &str, started: bool) -> RedisResult<()> {
         let mut discard = self.of_job(&self.discard, &entry.job);
         discard.arg(error).arg(u8::from(started));
         let keep_ms: Option<u64> = self.line.run(&discard).await?;
