@@ -145,6 +145,11 @@ impl GateWorker {
         self.member.eligible && !self.leaving
     }
 
+    /// Returns `true` if it fails requests and is not ejected.
+    pub(super) fn is_failing(&self) -> bool {
+        self.aside.trouble() == Some(WorkerTrouble::Failing)
+    }
+
     /// Returns `true` if it takes new work now.
     pub(super) fn takes_work_now(&self, now: Nanos) -> bool {
         self.takes_work() && self.is_reachable(now) && self.weight > 0.0

@@ -10,7 +10,8 @@
 //! * **Bounds.** At most `max_percent` of a pool's workers that may take work are ejected, rounded
 //!   down; unreachable workers count as ejected. A pool of one keeps its worker and shows it as
 //!   failing. Each gateway counts what it sees itself; several see the same workers fail. One that
-//!   fails and is not ejected counts as loaded as the others, so that it gets no more than its share.
+//!   fails and is not ejected counts as loaded as the others, so that it gets no more than its share;
+//!   sessions and prompts that are bound to it go to others that have room.
 //! * **Trade-off.** A worker on trial serves one request at a time, until that is complete or has
 //!   flowed for as long as the shortest ejection.
 
@@ -177,13 +178,13 @@ impl Gate {
     /// Returns a measure of the load at a worker, of one that fails and is not ejected at least that of an
     /// average other one: else it is always the least loaded, and draws what the others could serve.
     pub(super) fn load_seen(&self, place: usize, of: impl Fn(&GateWorker) -> u64) -> u64 {
-        let fails = |worker: &GateWorker| worker.aside.trouble() == Some(WorkerTrouble::Failing);
         let worker = |place: &usize| self.workers.get(*place).and_then(Option::as_ref);
         let Some(own) = worker(&place) else { return 0 };
-        if !fails(own) {
+        if !own.is_failing() {
             return of(own);
         }
-        let others = || self.sums.open.iter().take(FEW).filter_map(worker).filter(|worker| !fails(worker));
+        let others =
+            || self.sums.open.iter().take(FEW).filter_map(worker).filter(|worker| !worker.is_failing());
         let sum: u64 = others().map(&of).sum();
         of(own).max(sum.div_ceil(others().count().max(1) as u64))
     }

@@ -187,13 +187,18 @@ impl Gate {
                 open.iter().copied().max_by_key(|place| key(place).map(|key| rank(session, key)))
             })?;
             let candidate = self.candidate(home, load, now)?;
-            if candidate.fits && bounded(&candidate, &whole) {
+            let fails = self.workers.get(home).and_then(Option::as_ref).is_some_and(GateWorker::is_failing);
+            if candidate.fits && bounded(&candidate, &whole) && !fails {
                 return Some(home);
             }
         }
         self.survey(load, tried, now);
         let fitting = self.candidates.iter().zip(&self.places).filter(|(worker, _)| worker.fits);
-        let best = fitting.max_by_key(|(worker, _)| (bounded(worker, &whole), rank(session, worker.key)));
+        let best = fitting.max_by_key(|(worker, place)| {
+            let known = self.workers.get(**place).and_then(Option::as_ref);
+            let fails = known.is_some_and(GateWorker::is_failing);
+            (bounded(worker, &whole) && !fails, rank(session, worker.key))
+        });
         best.map(|(_, place)| *place)
     }
 

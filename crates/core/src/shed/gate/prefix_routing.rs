@@ -183,6 +183,9 @@ impl Gate {
         let candidate = self.candidate(place, &load, prompt.now).filter(|candidate| candidate.fits)?;
         let depth = depth.max(prompt.common);
         let load = self.with_cached(place, prompt.load, prompt.prefix, depth);
+        // Neither a cache nor a home is a reason to go where requests fail.
+        let (depth, rank) =
+            if worker.is_failing() { (0, 0) } else { (depth, (self.pick.rank)(prompt.home, worker.key)) };
         let prefill = self.load_seen(place, |worker| worker.ledger.prefill());
         let others = prefill.saturating_mul(u64::from(self.settings.gateways.max(1)));
         Some(PrefixOption {
@@ -190,7 +193,7 @@ impl Gate {
             depth,
             seconds: others.saturating_add(load.unread()) as f64 * self.pace_of(worker),
             bounded: (self.pick.below_session_share)(&candidate, &prompt.whole),
-            rank: (self.pick.rank)(prompt.home, worker.key),
+            rank,
         })
     }
 

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use fastrand::Rng;
 
 use super::*;
+use crate::request::PromptPrefix;
 use crate::shed::pick::{Candidate, Pick};
+use crate::shed::settings::PrefixSettings;
 use crate::shed::{EjectionMode, EjectionSettings, WorkerFailure, WorkerTrouble};
 
 fn gate_of(count: usize, ejection: EjectionSettings) -> Gate {
@@ -251,6 +253,35 @@ fn a_worker_that_fails_and_is_not_ejected_gets_no_more_than_its_share() {
     assert_eq!(troubles(&gate, at(0)), [Some(WorkerTrouble::Ejected), Some(WorkerTrouble::Failing), None]);
     let drawn = drawn_by(&mut gate, "w2", &["a", "b"], 400);
     assert!((100..240).contains(&drawn), "{drawn} of 400 went to the one that fails");
+}
+
+#[test]
+fn what_is_bound_to_a_worker_that_fails_goes_elsewhere_while_there_is_room() {
+    let prefix = Arc::new(PromptPrefix { blocks: (1..=8).collect(), bytes: 2048 });
+    for prefix in [None, Some(prefix)] {
+        let mut gate = random_gate(2);
+        gate.settings.prefix = prefix.as_ref().map(|_| PrefixSettings { capacity: None });
+        let bound = |session: u64| PermitRequest {
+            session: Some(session),
+            prefix: prefix.clone(),
+            ..ask(["a", "b"][session as usize % 2])
+        };
+        // The one fails all, the other one is at most half of the pool and gets none for a while.
+        for worker in ["w1", "w2"] {
+            for caller in ["a", "b", "a", "b", "a"] {
+                fails(&mut gate, worker, caller, WorkerFailure::Error, at(0));
+            }
+        }
+        let now = at(6000);
+        serves(&mut gate, "w1", "a", now);
+        assert_eq!(troubles(&gate, now), [None, Some(WorkerTrouble::Failing)]);
+        for session in 0..30 {
+            assert_eq!(&*granted(&mut gate, &bound(session), now).worker, "w1", "{session} {prefix:?}");
+        }
+        let places: Vec<_> =
+            (30..40).map(|session| granted(&mut gate, &bound(session), now).worker).collect();
+        assert!(places.iter().any(|worker| &**worker == "w2"), "w1 has no more room");
+    }
 }
 
 #[test]
