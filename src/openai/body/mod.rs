@@ -9,6 +9,7 @@ mod fault;
 mod follow;
 mod media;
 mod names;
+mod needs;
 mod read;
 mod scalar;
 mod shape;
@@ -18,9 +19,10 @@ mod text;
 
 pub use fault::BodyFieldError;
 pub use media::MediaUrls;
+pub(crate) use needs::StartNeeds;
 pub use shape::{Pointer, PointerError, Shape};
 pub use splice::{ModelText, SplicedBody, spliced};
-pub(crate) use start::{BodyStart, StartNeeds, parse_start};
+pub(crate) use start::{BodyStart, parse_start};
 pub(crate) use text::PromptPart;
 
 use std::ops::Range;

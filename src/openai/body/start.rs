@@ -2,18 +2,10 @@
 
 use super::follow::BodyFollower;
 use super::media::MediaMember;
+use super::needs::StartNeeds;
 use super::read::parse_beginning;
 use super::{BodyFieldError, Facts, Shape};
 use crate::openai::kinds::Output;
-
-/// Facts of a body that must be known before the rest of it may be streamed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct StartNeeds {
-    /// Its tokens, because a rule reserves them: text is read whole, and usage must be asked for.
-    pub tokens: bool,
-    /// Its own bound on output tokens, because a rule reserves that.
-    pub bound: bool,
-}
 
 /// The beginning of a body.
 #[derive(Debug)]

@@ -12,7 +12,8 @@ use smallvec::SmallVec;
 
 use super::media::{MediaCount, MediaMember, MediaUrls};
 use super::names::{NAMES, SHOWN, TYPED, check_letter_case, is_word};
-use super::{BodyFieldError, MAX_MEDIA_PARTS, Shape, StartNeeds};
+use super::needs::StartNeeds;
+use super::{BodyFieldError, MAX_MEDIA_PARTS, Shape};
 use crate::openai::kinds::{BodyMember, CountedAs, KindRow, folded};
 use crate::openai::scan::{JsonText, MAX_DEPTH, Scanner};
 

@@ -176,7 +176,8 @@ impl Gate {
     }
 
     /// Returns a measure of the load at a worker, of one that fails and is not ejected at least that of an
-    /// average other one: else it is always the least loaded, and draws what the others could serve.
+    /// average other one, by their limits: else it is always the least loaded, and draws what the others
+    /// could serve.
     pub(super) fn load_seen(&self, place: usize, of: impl Fn(&GateWorker) -> u64) -> u64 {
         let worker = |place: &usize| self.workers.get(*place).and_then(Option::as_ref);
         let Some(own) = worker(&place) else { return 0 };
@@ -185,7 +186,10 @@ impl Gate {
         }
         let others =
             || self.sums.open.iter().take(FEW).filter_map(worker).filter(|worker| !worker.is_failing());
-        let sum: u64 = others().map(&of).sum();
+        let here = u64::from(own.limit());
+        let sum: u64 = others()
+            .map(|other| of(other).saturating_mul(here).div_ceil(u64::from(other.limit().max(1))))
+            .fold(0, u64::saturating_add);
         of(own).max(sum.div_ceil(others().count().max(1) as u64))
     }
 }

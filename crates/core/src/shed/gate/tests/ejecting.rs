@@ -177,15 +177,16 @@ fn streams_that_break_off_eject_where_two_callers_met_it_or_others_do_well() {
 }
 
 /// The less loaded of two random workers, and sessions at a worker of their own.
-fn random_gate(count: usize) -> Gate {
+fn random_gate(slots: &[u32]) -> Gate {
     let any = |candidates: &[Candidate], random: &mut Rng| {
         let drawn = [random.usize(..candidates.len()), random.usize(..candidates.len())];
         drawn
             .into_iter()
             .filter(|index| candidates[*index].fits)
-            .min_by_key(|index| candidates[*index].in_flight)
+            .min_by_key(|index| candidates[*index].in_flight * 1000 / candidates[*index].limit)
     };
-    let members: Vec<_> = (1..=count).map(|number| member(&format!("w{number}"), 64)).collect();
+    let members: Vec<_> =
+        slots.iter().enumerate().map(|(at, slots)| member(&format!("w{}", at + 1), *slots)).collect();
     let rank = |session: u64, key: u64| (session ^ key).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut gate =
         Gate::new("default".into(), settings(), Pick { any, rank, below_session_share: |_, _| true }, 7);
@@ -216,7 +217,7 @@ fn drawn_by(gate: &mut Gate, bad: &str, callers: &[&str], count: u64) -> usize {
 
 #[test]
 fn who_fails_more_at_once_than_the_others_serve_is_ejected() {
-    let mut gate = random_gate(3);
+    let mut gate = random_gate(&[64; 3]);
     let drawn = drawn_by(&mut gate, "w1", &["a"], 200);
     assert_eq!(open(&gate, at(200)), [false, true, true]);
     assert!(drawn < 60, "{drawn} of 200");
@@ -225,7 +226,7 @@ fn who_fails_more_at_once_than_the_others_serve_is_ejected() {
 #[test]
 fn one_prompt_that_fails_in_its_session_ejects_nobody() {
     for (sessions, ejected) in [(1, false), (20, true)] {
-        let mut gate = random_gate(4);
+        let mut gate = random_gate(&[64; 4]);
         for number in 0..400 {
             let bound = PermitRequest { session: Some(number % sessions), ..ask("a") };
             let grant = granted(&mut gate, &bound, at(number));
@@ -244,22 +245,28 @@ fn one_prompt_that_fails_in_its_session_ejects_nobody() {
 
 #[test]
 fn a_worker_that_fails_and_is_not_ejected_gets_no_more_than_its_share() {
-    let mut gate = random_gate(3);
-    for worker in ["w1", "w2"] {
-        for caller in ["a", "b", "a", "b", "a"] {
-            fails(&mut gate, worker, caller, WorkerFailure::Error, at(0));
+    // The other one may have a smaller limit.
+    for slots in [64, 16] {
+        let mut gate = random_gate(&[64, 64, slots]);
+        for worker in ["w1", "w2"] {
+            for caller in ["a", "b", "a", "b", "a"] {
+                fails(&mut gate, worker, caller, WorkerFailure::Error, at(0));
+            }
         }
+        assert_eq!(
+            troubles(&gate, at(0)),
+            [Some(WorkerTrouble::Ejected), Some(WorkerTrouble::Failing), None]
+        );
+        let drawn = drawn_by(&mut gate, "w2", &["a", "b"], 400);
+        assert!((100..240).contains(&drawn), "{drawn} of 400 went to the one that fails");
     }
-    assert_eq!(troubles(&gate, at(0)), [Some(WorkerTrouble::Ejected), Some(WorkerTrouble::Failing), None]);
-    let drawn = drawn_by(&mut gate, "w2", &["a", "b"], 400);
-    assert!((100..240).contains(&drawn), "{drawn} of 400 went to the one that fails");
 }
 
 #[test]
 fn what_is_bound_to_a_worker_that_fails_goes_elsewhere_while_there_is_room() {
     let prefix = Arc::new(PromptPrefix { blocks: (1..=8).collect(), bytes: 2048 });
     for prefix in [None, Some(prefix)] {
-        let mut gate = random_gate(2);
+        let mut gate = random_gate(&[64; 2]);
         gate.settings.prefix = prefix.as_ref().map(|_| PrefixSettings { capacity: None });
         let bound = |session: u64| PermitRequest {
             session: Some(session),
