@@ -148,16 +148,21 @@ impl SseTap {
     /// tells whether it is content and what its end means; without either it is content.
     fn too_long(&mut self, part: &[u8]) -> (JsonTap, StreamEvent) {
         let carried = std::mem::take(&mut self.carry);
-        let event = match self.name {
-            EventName::Known(event) => event,
-            _ => by_type(if carried.is_empty() { part } else { &carried }).unwrap_or(StreamEvent::UNKNOWN),
-        };
+        let event = self.meaning(if carried.is_empty() { part } else { &carried });
         self.count(StreamEvent { done: false, error: None, ..event });
         empty(&mut self.data);
         self.spilt = true;
         let mut long = JsonTap::new();
         long.feed(&carried);
         (long, StreamEvent { deltas: 0, ..event })
+    }
+
+    /// Returns what an event means that is too long to be kept, by its name or its `beginning`.
+    fn meaning(&self, beginning: &[u8]) -> StreamEvent {
+        match self.name {
+            EventName::Known(event) => event,
+            _ => by_type(beginning).unwrap_or(StreamEvent::UNKNOWN),
+        }
     }
 
     fn whole_line(&mut self, line: &[u8]) {
@@ -188,9 +193,7 @@ impl SseTap {
             return;
         }
         if self.data.len() + data.len() >= LINE_BOUND {
-            let known =
-                if let EventName::Known(event) = self.name { Some(event) } else { by_type(&self.data) };
-            self.count(known.unwrap_or(StreamEvent::UNKNOWN));
+            self.count(self.meaning(&self.data));
             self.spilt = true;
         } else if !self.data.is_empty() {
             self.data.push(b'\n');

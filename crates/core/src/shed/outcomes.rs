@@ -63,7 +63,7 @@ const DIFFERENT: u32 = 3;
 
 /// Failures of one caller's requests, for which the caller may be to blame.
 #[derive(Clone, Debug)]
-struct Suspect {
+struct CallerFailures {
     caller: u64,
     /// The last failure.
     at: Nanos,
@@ -75,7 +75,7 @@ struct Suspect {
     elsewhere: OutcomeCounts,
 }
 
-impl Suspect {
+impl CallerFailures {
     const fn of(caller: u64, now: Nanos) -> Self {
         Self {
             caller,
@@ -117,21 +117,21 @@ pub(super) struct Outcomes {
     /// Last failure that was certainly the worker's.
     certain_at: Option<Nanos>,
     /// The caller of the last [`FailureEvidence::Request`].
-    suspect: Option<Suspect>,
+    of_caller: Option<CallerFailures>,
 }
 
 impl Outcomes {
     pub(super) fn succeeded(&mut self, interval: Duration, now: Nanos) {
         self.in_a_row = 0;
-        self.count(OutcomeCounts { succeeded: 1, failed: 0 }, interval, now);
+        self.count(OutcomeCounts::one(true), interval, now);
     }
 
     pub(super) fn failed(&mut self, evidence: FailureEvidence, interval: Duration, now: Nanos) {
         self.in_a_row = self.in_a_row.saturating_add(1);
-        self.count(OutcomeCounts { succeeded: 0, failed: 1 }, interval, now);
+        self.count(OutcomeCounts::one(false), interval, now);
         let certain = match evidence {
             FailureEvidence::Elsewhere => true,
-            FailureEvidence::Request(source) => self.suspect(source, interval, now),
+            FailureEvidence::Request(source) => self.note_caller(source, interval, now),
         };
         if certain {
             self.certain_at = Some(now);
@@ -139,28 +139,28 @@ impl Outcomes {
     }
 
     /// Returns `true` if another caller met a failure as well.
-    fn suspect(&mut self, source: RequestSource, interval: Duration, now: Nanos) -> bool {
-        let known = self.suspect.take().filter(|known| now.since(known.at) <= interval);
+    fn note_caller(&mut self, source: RequestSource, interval: Duration, now: Nanos) -> bool {
+        let known = self.of_caller.take().filter(|known| now.since(known.at) <= interval);
         let another = known.as_ref().is_some_and(|known| known.caller != source.caller);
         let known = known.filter(|known| known.caller == source.caller);
-        let suspect = self.suspect.insert(known.unwrap_or_else(|| Suspect::of(source.caller, now)));
-        suspect.failed(source.bound_by, now);
+        let failures = self.of_caller.insert(known.unwrap_or_else(|| CallerFailures::of(source.caller, now)));
+        failures.failed(source.bound_by, now);
         another
     }
 
     /// Records the outcome of a request at another worker.
     pub(super) fn elsewhere(&mut self, source: RequestSource, well: bool, now: Nanos) {
-        let suspect = self.suspect.as_mut().filter(|suspect| suspect.caller == source.caller);
-        let Some(suspect) = suspect else { return };
-        suspect.elsewhere.add(OutcomeCounts::one(well));
-        if well && source.bound_by.is_some_and(|bound_by| suspect.bound_by.contains(&bound_by)) {
+        let failures = self.of_caller.as_mut().filter(|failures| failures.caller == source.caller);
+        let Some(failures) = failures else { return };
+        failures.elsewhere.add(OutcomeCounts::one(well));
+        if well && source.bound_by.is_some_and(|bound_by| failures.bound_by.contains(&bound_by)) {
             self.certain_at = Some(now);
         }
     }
 
     /// Returns `true` while outcomes elsewhere matter: it failed requests that may be to blame.
     pub(super) fn is_suspected(&self, interval: Duration, now: Nanos) -> bool {
-        self.suspect.as_ref().is_some_and(|suspect| now.since(suspect.at) <= interval)
+        self.of_caller.as_ref().is_some_and(|failures| now.since(failures.at) <= interval)
     }
 
     /// Returns `true` if all of its last requests failed, so that one more says nothing new.
@@ -184,8 +184,8 @@ impl Outcomes {
                 > u64::from(here.total()) * u64::from(settings.failure_percentage);
         let certain = self.certain_at.is_some_and(|at| now.since(at) <= settings.interval);
         let by_others = || {
-            let suspect = self.suspect.as_ref().filter(|known| now.since(known.at) <= settings.interval);
-            suspect.is_some_and(|suspect| suspect.is_certain(settings, here.failed, trial))
+            let failures = self.of_caller.as_ref().filter(|known| now.since(known.at) <= settings.interval);
+            failures.is_some_and(|failures| failures.is_certain(settings, here.failed, trial))
         };
         (in_a_row || share) && (alone || certain || by_others())
     }
@@ -200,7 +200,7 @@ impl Outcomes {
 
     /// Forgets what led to an ejection, but not whose requests failed: a trial may fail one more.
     pub(super) fn forget(&mut self) {
-        *self = Self { part: self.part, suspect: self.suspect.take(), ..Self::default() };
+        *self = Self { part: self.part, of_caller: self.of_caller.take(), ..Self::default() };
     }
 
     fn count(&mut self, one: OutcomeCounts, interval: Duration, now: Nanos) {

@@ -178,12 +178,11 @@ impl Gate {
     /// Returns a measure of the load at a worker, of one that fails and is not ejected at least that of an
     /// average other one, by their limits: else it is always the least loaded, and draws what the others
     /// could serve.
-    pub(super) fn load_seen(&self, place: usize, of: impl Fn(&GateWorker) -> u64) -> u64 {
-        let worker = |place: &usize| self.workers.get(*place).and_then(Option::as_ref);
-        let Some(own) = worker(&place) else { return 0 };
+    pub(super) fn load_seen(&self, own: &GateWorker, of: impl Fn(&GateWorker) -> u64) -> u64 {
         if !own.is_failing() {
             return of(own);
         }
+        let worker = |place: &usize| self.workers.get(*place).and_then(Option::as_ref);
         let others =
             || self.sums.open.iter().take(FEW).filter_map(worker).filter(|worker| !worker.is_failing());
         let here = u64::from(own.limit());

@@ -132,9 +132,9 @@ impl Gate {
         let worker = self.workers.get(place)?.as_ref()?;
         Some(Candidate {
             key: worker.key,
-            in_flight: self.load_seen(place, |worker| worker.ledger.in_flight().into()) as u32,
+            in_flight: self.load_seen(worker, |worker| worker.ledger.in_flight().into()) as u32,
             limit: worker.limit(),
-            tokens: self.load_seen(place, |worker| worker.ledger.tokens()),
+            tokens: self.load_seen(worker, |worker| worker.ledger.tokens()),
             fits: worker.fits(load, &self.settings, now),
         })
     }
@@ -187,19 +187,20 @@ impl Gate {
                 open.iter().copied().max_by_key(|place| key(place).map(|key| rank(session, key)))
             })?;
             let candidate = self.candidate(home, load, now)?;
-            let fails = self.workers.get(home).and_then(Option::as_ref).is_some_and(GateWorker::is_failing);
-            if candidate.fits && bounded(&candidate, &whole) && !fails {
+            if candidate.fits && bounded(&candidate, &whole) && !self.fails_at(home) {
                 return Some(home);
             }
         }
         self.survey(load, tried, now);
         let fitting = self.candidates.iter().zip(&self.places).filter(|(worker, _)| worker.fits);
         let best = fitting.max_by_key(|(worker, place)| {
-            let known = self.workers.get(**place).and_then(Option::as_ref);
-            let fails = known.is_some_and(GateWorker::is_failing);
-            (bounded(worker, &whole) && !fails, rank(session, worker.key))
+            (bounded(worker, &whole) && !self.fails_at(**place), rank(session, worker.key))
         });
         best.map(|(_, place)| *place)
+    }
+
+    fn fails_at(&self, place: usize) -> bool {
+        self.workers.get(place).and_then(Option::as_ref).is_some_and(GateWorker::is_failing)
     }
 
     /// Returns `true` if all workers together may take more. Several do not carry the sum of what

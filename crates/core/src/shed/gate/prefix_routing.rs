@@ -186,7 +186,7 @@ impl Gate {
         // Neither a cache nor a home is a reason to go where requests fail.
         let (depth, rank) =
             if worker.is_failing() { (0, 0) } else { (depth, (self.pick.rank)(prompt.home, worker.key)) };
-        let prefill = self.load_seen(place, |worker| worker.ledger.prefill());
+        let prefill = self.load_seen(worker, |worker| worker.ledger.prefill());
         let others = prefill.saturating_mul(u64::from(self.settings.gateways.max(1)));
         Some(PrefixOption {
             place,
