@@ -5,9 +5,9 @@
 //! others. Heartbeats name a place, the host and the address at which their gateway listens: of those
 //! with one place only the latest counts, until the earlier ones must have ended.
 //!
-//! **Trade-off.** An earlier one that is still there then was sent again meanwhile, by another gateway:
-//! hosts may have one name and the same settings. It is missing from the count for these 3 s, which is
-//! too short to lower it.
+//! **Trade-off.** A heartbeat that is still there after that time is another gateway's, on a host with
+//! the same name and settings. It is missing from the count for these 3 s, which is too short to lower
+//! it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
