@@ -132,20 +132,29 @@ impl Hand {
         claimed.into_iter().next()
     }
 
+    /// Claims what anybody holds as a worker of that colour, one that ends misplaced entries.
+    pub(crate) async fn claims_as(&self, colour: &str) -> Vec<(String, String, u64)> {
+        let script = Script::new(CLAIM);
+        let mut call = script.key(self.stream());
+        call.arg(&self.worker).arg(0).arg(8).arg(colour).arg(1);
+        call.invoke_async(&mut self.connection.clone()).await.unwrap()
+    }
+
     /// Runs `take` without naming the entry.
     pub(crate) async fn begin(&self, job: &str) -> Vec<String> {
-        self.begin_with(job, &[]).await
+        self.begin_with(&self.colour, job, &[]).await
     }
 
     /// Runs `take` with the entry and its delivery count.
     pub(crate) async fn begin_given(&self, (entry, job, given): &(String, String, u64)) -> Vec<String> {
-        self.begin_with(job, &[entry, &given.to_string()]).await
+        self.begin_with(&self.colour, job, &[entry, &given.to_string()]).await
     }
 
-    async fn begin_with(&self, job: &str, given: &[&str]) -> Vec<String> {
+    /// Runs `take` as a worker of that colour, whatever the stream.
+    pub(crate) async fn begin_with(&self, colour: &str, job: &str, given: &[&str]) -> Vec<String> {
         let script = Script::new(&[COMMON, TAKE].concat());
         let mut call = self.of_job(&script, job);
-        call.arg(&self.worker).arg(&self.colour).arg(given);
+        call.arg(&self.worker).arg(colour).arg(given);
         let answer: Vec<Value> = call.invoke_async(&mut self.connection.clone()).await.unwrap();
         answer.iter().map(text).collect()
     }

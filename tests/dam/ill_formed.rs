@@ -166,6 +166,24 @@ async fn an_entry_in_the_stream_of_another_colour_is_ended_after_a_while() {
     dam.idle().await;
 }
 
+/// What somebody starts by mistake reads a stream whose entries are right: it must end none of them.
+#[tokio::test]
+async fn a_worker_of_another_colour_ends_nothing_in_the_stream() {
+    let redis = Redis::start().await;
+    let right = Hand::silent(&redis, "right", "blue").await;
+    // A worker has refused it before, long ago.
+    written(&redis, &job(0), &[&NUMBERS[..], &["refused_ms", "1"]].concat()).await;
+    let (entry, _) = right.read().await.expect("the job is there");
+    for _ in 0..12 {
+        assert_eq!(right.claims_as("grey").await, Vec::<(String, String, u64)>::new());
+    }
+    let stream = right.stream();
+    assert_eq!(right.begin_with("grey", &job(0), &[&entry, "2", &stream]).await, ["OTHER", "blue"]);
+    assert_eq!(right.field(&job(0), "state").await.as_deref(), Some("queued"));
+    assert!(right.keeps(&entry).await);
+    assert_eq!(right.claims_as("blue").await, [(entry, job(0), 2)], "no delivery was counted");
+}
+
 #[tokio::test]
 async fn a_dead_workers_job_is_taken_over_beside_an_entry_that_is_none() {
     let redis = Redis::start().await;

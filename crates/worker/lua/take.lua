@@ -1,5 +1,6 @@
 -- For workers. Starts a run of a job whose entry was read or claimed. ARGV: 3 the worker, 4 the
--- colour of the stream, 5 the entry's id, 6 the delivery count: 1 after a read, else from `claim`.
+-- colour of the stream, 5 the entry's id, 6 the delivery count: 1 after a read, else from `claim`, 7 the
+-- stream. Without it a job of another colour never ends here.
 -- Returns
 --   RUN, epoch, attempt, ms until the deadline, path, headers, body, signature, 1 if the worker must
 --                   sign the reply or else nothing, ms that the entry has waited
@@ -10,8 +11,8 @@
 --   OTHER, colour   the job belongs to another colour: hand the entry back
 -- A job that can never run is DEAD too.
 
-local worker, colour, entry, given = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local REFUSED = 10000 -- ms that an entry in the stream of another colour is handed back
+local worker, colour, entry, given, stream = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local REFUSED = 10000 -- ms that a misplaced entry is handed back
 
 -- Returns true if this delivery is older than the one of the last run: a worker that was suspended
 -- must not end another's run. A later entry, of a requeued job, is newer whatever its count.
@@ -49,6 +50,11 @@ if state ~= 'queued' and state ~= 'running' then
 end
 -- A job that has just become startable names no colour yet: its entry alone does.
 if (own or '') ~= '' and own ~= colour then
+  -- In the stream of its own colour the job is right, and this worker is wrong: it must end nothing.
+  local side = string.match(stream or '', '{.-}:(.*)$')
+  if not side or own == side then
+    return { 'OTHER', own }
+  end
   local at = now()
   redis.call('HSETNX', hash, 'refused_ms', at)
   -- A gateway may be moving the entry. After a while none is: it was written to the wrong stream.
@@ -58,7 +64,7 @@ if (own or '') ~= '' and own ~= colour then
   if state == 'running' then
     return { 'GONE' } -- The run has an entry in the stream of its colour.
   end
-  return die('The job is of the colour ' .. own .. ', and its entry in the stream of ' .. colour .. '.')
+  return die('The job is of the colour ' .. own .. ', and its entry in the stream of ' .. side .. '.')
 end
 if is_old() then
   return { 'LEAVE' }

@@ -204,7 +204,7 @@ class Drainer:
         keys = [f"{self.prefix}:job:{{{job}}}", f"{self.prefix}:reply:{{{job}}}"]
         common = [f"{self.prefix}:replies:", job]
         try:
-            taken, *told = await self.again(self.take, keys=keys, args=[*common, self.worker, side, entry, run.given])
+            taken, *told = await self.again(self.take, keys=keys, args=[*common, self.worker, side, entry, run.given, stream])
         except ResponseError as fault:
             if not is_ill_formed(fault):
                 raise

@@ -146,6 +146,7 @@ impl Consumer {
         let job = &entry.job;
         let mut take = self.of_job(&self.take, job);
         take.arg(&*self.place.worker).arg(&*entry.side).arg(&entry.id).arg(entry.given);
+        take.arg(self.stream(&entry.side));
         let answer: Vec<Value> = self.line.run(&take).await?;
         Ok(self.taken(job, answer.into_iter()).unwrap_or_else(|error| TakenJob::IllFormed(error.to_string())))
     }
