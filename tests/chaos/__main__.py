@@ -121,13 +121,12 @@ async def main():
         if not settled:
             faults.append(f"entries are left in the streams after {SETTLES} s")
         report(house, crowd, added, states, runs, ran, withdrawn, took)
-        for fault in faults[:20]:
-            print(f"NOT MET    {fault}")
         if faults:
             for process in house.processes:
                 with open(process.log, errors="replace") as log:
                     print(f"--- {process.name}:", *log.readlines()[-8:], sep="\n", file=sys.stderr)
-            sys.exit(f"{len(faults)} faults")
+            # Last, so that they are seen where only the end of a long output is kept.
+            sys.exit("\n".join(f"NOT MET    {fault}" for fault in faults[:20]) + f"\n{len(faults)} faults")
         print("met        every accepted job ended once, on its own side, no answer was wrong, and the page named all who took jobs")
 
 

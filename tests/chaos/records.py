@@ -8,7 +8,7 @@ import time
 
 import redis.asyncio as redis
 
-FIELDS = ["state", "colour", "runs", "attempt", "epoch", "created_ms", "headers", "async"]
+FIELDS = ["state", "colour", "runs", "attempt", "epoch", "created_ms", "headers", "async", "last_error"]
 ENDS = {"done": "answered", "failed": "failed", "cancelled": "cancelled", "expired": "expired", "dead": "dead-lettered"}
 LOOKS = 10  # s between two reads of all records; records outlive their jobs by minutes
 
@@ -98,6 +98,8 @@ class Records:
             early = colour == "green" and created < told and record["async"] != "1"
             if began and (early or (colour == "blue" and created > switched)):
                 faults.append(f"job {job} was put to {colour}, which was the standby side")
+            if state == "dead" and not began:
+                faults.append(f"job {job} never ran, and is a dead letter: {record['last_error']}")
             if len(began) != int(record["epoch"]):
                 faults.append(f"job {job} ran {len(began)} times and is in epoch {record['epoch']}")
         for request in crowd.whole:
