@@ -9,12 +9,12 @@ use super::keys::Job;
 use super::pending::Pending;
 use super::sides::StreamedEntry;
 use super::submit::SubmitRefused;
-use super::text::lossy;
 use super::{JobQueue, PATIENCE};
 use crate::clock::unix_millis;
 use crate::metrics::RedisOp;
 use crate::redis::link::RedisLoss;
 use crate::redis::millis;
+use crate::redis::odd::lossy;
 use crate::request::{Caller, RequestCost};
 
 /// Dead letters listed at most: the latest.

@@ -53,7 +53,6 @@ mod stored;
 mod submit;
 mod subscription;
 mod tasks;
-mod text;
 
 pub(crate) use answers::JobState;
 pub(crate) use dead::{DeadLetter, RunError};
@@ -90,9 +89,9 @@ use self::keys::Keys;
 use self::mailboxes::Mailboxes;
 use self::script::JobScripts;
 use self::tasks::JobTask;
-use self::text::UnreadableKeys;
 use super::gateways::Gateways;
 use super::link::RedisLink;
+use super::odd::UnreadableKeys;
 use super::outbox::Outbox;
 use super::signing::Signing;
 use crate::fleet::strangers::Strangers;

@@ -15,11 +15,11 @@ use redis::cmd;
 
 use super::answers::RecolourOutcome;
 use super::keys::{Job, Side};
-use super::text::lossy;
 use super::{JobQueue, PATIENCE};
 use crate::metrics::RedisOp;
 use crate::redis::link::RedisLoss;
 use crate::redis::millis;
+use crate::redis::odd::lossy;
 
 /// Entries looked at per call; the rest follows with the next one.
 const MOST: usize = 256;

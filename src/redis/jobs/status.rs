@@ -5,12 +5,12 @@ use redis::cmd;
 use super::answers::{CancelOutcome, JobState};
 use super::keys::{Job, Side};
 use super::tasks::JobEndReason;
-use super::text::lossy;
 use super::{JobQueue, PATIENCE};
 use crate::clock::unix_millis;
 use crate::metrics::RedisOp;
 use crate::redis::gateways::alive_key;
 use crate::redis::link::RedisLoss;
+use crate::redis::odd::lossy;
 
 /// Status of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
