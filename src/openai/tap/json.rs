@@ -14,9 +14,9 @@ const NAME_BOUND: usize = 16;
 
 /// Finds `usage` and `error` of a JSON response as it passes, in constant memory.
 ///
-/// `error` is a member of the response, `usage` a member of it or of its `response` member. The
-/// observer tracks strings and brackets and checks nothing else: it does not validate responses.
-/// Each document of a sequence, as in JSON lines, is read in the same way.
+/// `error` is a member of the response, `usage` a member of it, of its `response` member or of a
+/// vendor's own (`x_groq`). The observer tracks strings and brackets and checks nothing else: it does
+/// not validate responses. Each document of a sequence, as in JSON lines, is read in the same way.
 #[derive(Debug, Default)]
 pub struct JsonTap {
     /// Number of open arrays and objects.
@@ -59,6 +59,11 @@ enum JsonPlace {
 /// Returns `true` for bytes outside of strings that matter; within a value (`deep`) fewer do.
 const fn is_structure(byte: u8, deep: bool) -> bool {
     matches!(byte, b'"' | b'{' | b'}' | b'[' | b']') || (!deep && matches!(byte, b',' | b't' | b'f'))
+}
+
+/// Returns `true` for members of a response that may hold its usage.
+fn holds_usage(name: &[u8]) -> bool {
+    name == b"response" || name.starts_with(b"x_")
 }
 
 impl JsonTap {
@@ -189,7 +194,7 @@ impl JsonTap {
         match self.name.as_slice() {
             b"usage" => self.found = Some(vec![bracket]),
             b"error" if self.level == 1 => self.found = Some(vec![bracket]),
-            b"response" if self.level == 1 => {
+            name if self.level == 1 && holds_usage(name) => {
                 self.level = 2;
                 self.place = JsonPlace::Names;
             }

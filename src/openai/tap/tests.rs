@@ -354,6 +354,10 @@ fn a_json_answers_usage_is_its_own() {
         found(2, 1)
     );
     assert_eq!(usage(r#"{"response":{"a":{}},"usage":{"input_tokens":2,"output_tokens":1}}"#), found(2, 1));
+    assert_eq!(
+        usage(r#"{"choices":[],"x_groq":{"id":"r","usage":{"prompt_tokens":2,"completion_tokens":1}}}"#),
+        found(2, 1)
+    );
     for none in [
         r#"[{"usage":{"prompt_tokens":1}}]"#,
         r#"{"a":{"usage":{"prompt_tokens":1}}}"#,
