@@ -436,11 +436,23 @@ async def ends_entries_of_another_colour(pool):
 
 async def knows_forged_jobs(pool):
     async with Worker(pool, key=KEY):
-        jobs = [Job(pool, 3), Job(pool, 3).sign("another"), Job(pool, 3).sign(KEY)]
+        jobs = [Job(pool, 3, max_attempts=1), Job(pool, 3, max_attempts=1).sign("another"), Job(pool, 3).sign(KEY)]
         jobs[0].fields["signature"] = ""
-        for job, state in zip(jobs, ("failed", "failed", "done")):
+        for job, state in zip(jobs, ("dead", "dead", "done")):
             answer = await (await job.put()).ends(state)
             assert state == "done" or json.loads(answer[0][3])["reason"] == "upstream_broke", answer
+
+
+async def hands_back_what_it_cannot_sign(pool):
+    """Workers with another key, or with none, are free at all times, and must not use up the jobs of the others."""
+    async with Worker(pool, key="another"), Worker(pool, key=None):
+        first = await Job(pool, 3, sealed=1, max_attempts=9).sign(KEY).put()
+        await until("a failed run", lambda: first.get("last_error"))
+        async with Worker(pool, key=KEY) as right:
+            jobs = [first, *[await Job(pool, 3, sealed=1).sign(KEY).put() for _ in range(20)]]
+            for job in jobs:
+                await job.ends("done")
+                assert (await job.get("runs")).endswith(f"{right.name}/blue")
 
 
 async def signs_what_is_to_be_signed(pool):
@@ -491,6 +503,7 @@ async def gives_up_what_redis_lost(pool):
 
 TOGETHER = [streams, answers, keeps_to_its_slots, stops_when_told, keeps_deadlines, renews]
 TOGETHER += [takes_over, yields_to_its_successor, drains, keeps_to_its_colour, knows_forged_jobs]
+TOGETHER += [hands_back_what_it_cannot_sign]
 TOGETHER += [signs_what_is_to_be_signed, takes_what_is_for_its_version, keeps_to_its_slots_over_all_streams]
 TOGETHER += [refuses_jobs_of_another_colour, takes_its_own_jobs_first, ends_what_can_never_run]
 TOGETHER += [takes_over_beside_an_odd_entry, ends_entries_of_another_colour]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use redis::RedisResult;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use traffic_dam_core::clock::unix_millis;
 use traffic_dam_core::fleet::heartbeat::{DesiredState, Heartbeat, SigningKey};
 
@@ -120,6 +120,12 @@ impl<E: AnswerEngine + Send + 'static> Drainer<E> {
         let mut deaf = false;
         loop {
             while runs.try_join_next().is_some() {}
+            if let Some(until) = self.runs.pauses_until().filter(|until| *until > Instant::now()) {
+                tokio::select! {
+                    _ = draining.wait_for(|draining| *draining) => return,
+                    () = sleep_until(until) => {}
+                }
+            }
             let slot = tokio::select! {
                 biased;
                 _ = draining.wait_for(|draining| *draining) => return,

@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 SCRIPTS = pathlib.Path(__file__).parent / "lua"
 AGAIN = 0.1  # s before a command is sent again
 OTHERS = "can't run this command", "can't access", "non local key"  # errors of a script that no job's fields cause
+PAUSES = 10, 30  # intervals that a worker takes no jobs after one whose signature is wrong, at first and at most
 TOGETHER = 64  # parts of an answer that may wait to be sent; a faster app is blocked
 END, DISCARD, HAND_BACK, LEAVE = "end", "discard", "hand back", "leave"  # what happens to an entry
 
@@ -79,6 +80,7 @@ class Drainer:
         self.discard = self.script("common", "discard")
         self.runs, self.tasks = {}, set()
         self.freed, self.draining = asyncio.Event(), False
+        self.pause, self.resumes = 0, 0  # see `refusal`
 
     @property
     def colour(self):
@@ -121,6 +123,9 @@ class Drainer:
             if free <= 0:
                 self.freed.clear()
                 await self.freed.wait()
+                continue
+            if self.pause and (left := self.resumes - time.monotonic()) > 0:
+                await asyncio.sleep(min(left, self.interval))
                 continue
             try:
                 if not joined:
@@ -236,9 +241,11 @@ class Drainer:
         def error(reason, message):
             return "error", json.dumps({"reason": reason, "message": message})
 
-        if not self.is_genuine(job, path, headers, body, signature):
-            said = await send(error("upstream_broke", "The job's signature is wrong."))
-            return (LEAVE if said == b"FENCED" else END), b""
+        if why := self.refusal(self.is_genuine(job, path, headers, body, signature), sealed == b"1"):
+            said = await send(("fail", why))
+            verdicts = {b"FENCED": LEAVE, b"CANCELLED": END}
+            return verdicts.get(said, HAND_BACK), b""
+        self.pause = 0
         try:
             path, fields = path.decode(), json.loads(headers).items()
             headers = [(name.lower().encode(), value.encode()) for name, value in fields]
@@ -349,6 +356,19 @@ class Drainer:
         data = data.encode() if isinstance(data, str) else data
         place = f"{self.prefix}:reply:{job}:{int(epoch)}-{n}:{kind}\n".encode()
         return hmac.new(self.keys[0].encode(), place + data, hashlib.sha256).hexdigest().encode() + b" " + data
+
+    def refusal(self, genuine, sealed):
+        """Returns why a job may not run here, if so, and lets the worker pause: perhaps its own key is the wrong one."""
+        if genuine and (self.keys or not sealed):
+            return None
+        if time.monotonic() >= self.resumes:  # several that were taken together count once
+            self.pause = min(max(2 * self.pause, PAUSES[0]), PAUSES[1])
+            self.resumes = time.monotonic() + self.pause * self.interval
+        why = f"The job's signature is wrong, or the worker {self.worker} has another key."
+        if genuine:
+            why = f"The gateway reads signed answers only, and the worker {self.worker} has no key."
+        logging.warning("handed back a job: %s", why)
+        return why
 
     def is_genuine(self, job, path, headers, body, signature):
         if not self.keys:

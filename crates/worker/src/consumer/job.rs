@@ -58,8 +58,9 @@ pub struct JobRun {
     pub headers: String,
     /// The request body.
     pub body: Bytes,
-    /// `true` if the job's signature is valid, or this worker has no key.
-    pub genuine: bool,
+    /// Why this worker may not run the job, if so: its signature is wrong, or that of its answer
+    /// would be.
+    pub refused: Option<String>,
     /// `true` if the reply must be signed.
     pub sealed: bool,
     /// How long its entry waited in the stream, in milliseconds.

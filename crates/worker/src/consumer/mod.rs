@@ -10,6 +10,7 @@ mod entries;
 mod job;
 mod run;
 mod runs;
+mod trust;
 
 pub use job::{DeadEnd, EmitReply, JobRun, StreamEntry, TakenJob};
 pub use run::{AnswerEngine, NoAnswer};
@@ -163,11 +164,12 @@ impl Consumer {
                 let signature: Vec<u8> = field(&mut answer)?;
                 let genuine = self.is_genuine(job, &path, &headers, &body, &signature);
                 let sealed = field::<Vec<u8>>(&mut answer)? == b"1";
+                let refused = self.refusal(genuine, sealed);
                 let waited_ms = field(&mut answer)?;
                 // An empty path or object cannot be read either, which ends the job with an error.
                 let [path, headers] = [path, headers].map(|text| String::from_utf8(text).unwrap_or_default());
                 let body = body.into();
-                TakenJob::Run(JobRun { epoch, left, path, headers, body, genuine, sealed, waited_ms })
+                TakenJob::Run(JobRun { epoch, left, path, headers, body, refused, sealed, waited_ms })
             }
             "DEAD" => {
                 let error = text(&field::<Vec<u8>>(&mut answer)?);
@@ -335,6 +337,17 @@ impl Consumer {
         let mut call = script.key(format!("{prefix}:job:{{{job}}}"));
         call.key(format!("{prefix}:reply:{{{job}}}")).arg(format!("{prefix}:replies:")).arg(job);
         call
+    }
+
+    /// Returns why this worker may not run a job. Without a key it cannot sign an answer, and a gateway
+    /// that has one would not read it.
+    fn refusal(&self, genuine: bool, sealed: bool) -> Option<String> {
+        let worker = &self.place.worker;
+        if !genuine {
+            return Some(format!("The job's signature is wrong, or the worker {worker} has another key."));
+        }
+        (sealed && self.signing.key().is_none())
+            .then(|| format!("The gateway reads signed answers only, and the worker {worker} has no key."))
     }
 
     fn is_genuine(&self, job: &str, path: &[u8], headers: &[u8], body: &[u8], signature: &[u8]) -> bool {

@@ -20,6 +20,7 @@ use redis::{RedisError, RedisResult};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::trust::Trust;
 use super::{Consumer, ConsumerIdentity, DeadEnd, EmitReply, JobRun, StreamEntry, TakenJob};
 use crate::reply::PieceKind;
 
@@ -88,6 +89,7 @@ pub(super) struct RunContext<'a, E> {
     pub(super) consumer: &'a Consumer,
     /// How long Redis may be away before the run is given up.
     pub(super) patience: Duration,
+    pub(super) trust: &'a Trust,
 }
 
 impl<E: AnswerEngine> RunContext<'_, E> {
@@ -135,9 +137,17 @@ impl<E: AnswerEngine> RunContext<'_, E> {
         let job = &*entry.job;
         let (epoch, patience, sealed) = (run.epoch, self.patience.min(run.left), run.sealed);
         let mut emit = AnswerWriter { consumer: self.consumer, job, epoch, first: 1, patience, sealed };
-        if !run.genuine {
-            return emit.error("upstream_broke", "The job's signature is wrong.").await;
+        if let Some(why) = &run.refused {
+            let pause = self.trust.refused(Instant::now(), self.consumer.place().interval);
+            tracing::warn!(
+                job,
+                why,
+                pause_s = pause.as_secs(),
+                "handed back a job; is the key the gateways'?"
+            );
+            return emit.failed(&mut Vec::new(), why).await;
         }
+        self.trust.accepted();
         tokio::select! {
             verdict = self.answer(run, &entry.side, &mut emit) => verdict,
             verdict = stopped(stops, epoch) => verdict,

@@ -9,9 +9,10 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use redis::RedisResult;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::run::{AnswerEngine, RunContext, RunStop};
+use super::trust::Trust;
 use super::{Consumer, StreamEntry};
 
 /// Pause before resubscribing to cancels after the connection broke.
@@ -25,6 +26,7 @@ pub struct Runs {
     patience: Duration,
     /// By side and entry id.
     running: Mutex<HashMap<RunKey, RunHandle>>,
+    trust: Trust,
 }
 
 impl fmt::Debug for Runs {
@@ -57,7 +59,7 @@ impl Runs {
     /// Creates an empty set. A run ends if Redis is away for `patience` or past the job's deadline.
     #[must_use]
     pub fn new(consumer: Consumer, patience: Duration) -> Self {
-        Self { consumer, patience, running: Mutex::default() }
+        Self { consumer, patience, running: Mutex::default(), trust: Trust::default() }
     }
 
     /// Returns the consumer.
@@ -76,9 +78,15 @@ impl Runs {
             return;
         }
         let _slot = RunSlot { runs: self, key };
-        RunContext { engine, consumer: &self.consumer, patience: self.patience }
+        RunContext { engine, consumer: &self.consumer, patience: self.patience, trust: &self.trust }
             .work(entry, &mut stopped)
             .await;
+    }
+
+    /// Returns until when the worker should take no jobs, because it could not run the latest ones.
+    #[must_use]
+    pub fn pauses_until(&self) -> Option<Instant> {
+        self.trust.until()
     }
 
     /// Returns `true` if there are no active runs.
