@@ -84,7 +84,6 @@ impl Runs {
     }
 
     /// Returns until when the worker should take no jobs, because it could not run the latest ones.
-    #[must_use]
     pub(crate) fn pauses_until(&self) -> Option<Instant> {
         self.trust.until()
     }
