@@ -244,7 +244,7 @@ async fn with_a_key_only_signed_jobs_reach_a_worker() {
     let text = overflowing(&redis, &worker, 1).replace("timeout: 500ms", "timeout: 500ms, hmac_key: secret");
     let dam = Dam::start(&text);
     eventually("Redis is there", async || dam.metric("redis_up", "") == 1.0).await;
-    forge(&redis, "/pause", "failed").await;
+    forge(&redis, "/pause", "dead").await;
     assert_eq!(worker.tally("received").await, 0);
     // A job of the gateway itself is answered, and the signature of its answer is accepted.
     let occupied = occupy(&dam).await;
