@@ -133,11 +133,15 @@ async fn a_stream_that_ends_without_the_end_that_it_announced_is_broken() {
     let announced = "data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"},\"finish_reason\":null}]}\n\n";
     let finished = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
     let of_lines = STREAM.replace("text/event-stream", "application/x-ndjson");
+    let long = format!("data: {{\"choices\":[{{\"text\":\"{}\"}}]}}\n\n", "a".repeat(70_000));
     for (head, pieces, whole) in [
         (STREAM, vec![announced], false),
         (STREAM, vec![announced, announced, "data: {\"cho"], false),
         (STREAM, vec![announced, finished], true),
         (STREAM, vec![announced, DONE], true),
+        // Too long to be read: it may have been the end, unless more follows.
+        (STREAM, vec![announced, &long], true),
+        (STREAM, vec![announced, &long, announced], false),
         // A worker whose streams say no end at all.
         (STREAM, vec![HELLO, HELLO], true),
         (&of_lines, vec!["{\"done\":false}\n"], false),
@@ -154,6 +158,33 @@ async fn a_stream_that_ends_without_the_end_that_it_announced_is_broken() {
         let told = said.contains("ended its answer before it was complete") || ended.is_err();
         assert!(said.starts_with(&pieces.concat()) && told != whole, "{said:?}");
         assert_freed(&dam, &record, if whole { Ending::Complete } else { Ending::WorkerFailed }).await;
+    }
+}
+
+#[tokio::test]
+async fn each_choice_that_has_begun_must_end() {
+    let says = |index: u32, reason: &str| {
+        format!(
+            "data: {{\"choices\":[{{\"index\":{index},\"delta\":{{\"content\":\"a\"}},\"finish_reason\":{reason}}}]}}\n\n"
+        )
+    };
+    let [begun, other, ended, other_ended] = [(0, "null"), (1, "null"), (0, "\"stop\""), (1, "\"stop\"")]
+        .map(|(index, reason)| says(index, reason));
+    for (what, events, ending) in [
+        ("one was cut off", &[&begun, &other, &ended][..], Ending::WorkerFailed),
+        ("both have ended", &[&begun, &other, &ended, &other_ended], Ending::Complete),
+        ("the worker gives only one", &[&begun, &ended], Ending::Complete),
+    ] {
+        let chunks = events.iter().flat_map(|event| chunk(event)).collect::<Vec<u8>>();
+        let worker = Worker::saying([STREAM.as_bytes(), &chunks, b"0\r\n\r\n"].concat()).await;
+        let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
+        let mut request = chat(true, true);
+        request.extensions_mut().get_mut::<RequestCost>().unwrap().sequences = 2;
+        request.extensions_mut().insert(Caller::new("ip:192.0.2.1"));
+        let record = flight_of(&mut request);
+        let said = text(dam.send("w1", request).await.unwrap()).await;
+        assert_eq!(said.contains("upstream_broke"), ending == Ending::WorkerFailed, "{what}: {said}");
+        assert_freed(&dam, &record, ending).await;
     }
 }
 

@@ -46,6 +46,12 @@ async fn failing() -> Vec<(&'static str, Worker)> {
         ("no content", Worker::saying("HTTP/1.1 204 No Content\r\n\r\n").await),
         ("nothing", Worker::saying(answer(200, "")).await),
         ("an empty document", Worker::saying(typed("application/json", "")).await),
+        ("an empty object", Worker::saying(typed("application/json", " { }\n")).await),
+        ("no object", Worker::saying(typed("application/json", "[\"a\"]")).await),
+        (
+            "an end alone",
+            Worker::saying([STREAM.as_bytes(), &chunk("data: [DONE]\n\n"), b"0\r\n\r\n"].concat()).await,
+        ),
         ("an empty stream", Worker::saying([STREAM.as_bytes(), b"0\r\n\r\n"].concat()).await),
         ("a role only", Worker::saying([STREAM.as_bytes(), &chunk(ROLE), b"0\r\n\r\n"].concat()).await),
         // An error of its own, whose status is 200.

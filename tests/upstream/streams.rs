@@ -88,17 +88,20 @@ async fn a_stream_is_whole_when_its_last_word_is_on_its_way_in_every_kind() {
 
 #[tokio::test]
 async fn what_breaks_after_the_last_word_breaks_nothing() {
-    let worker = Worker::new(|mut conn| async move {
-        conn.request().await;
-        conn.send([STREAM.as_bytes(), &chunk(HELLO), &chunk(DONE)].concat()).await;
-    })
-    .await;
-    let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
-    let mut request = chat(true, true);
-    let record = flight_of(&mut request);
-    assert_eq!(text(dam.send("w1", request).await.unwrap()).await, [HELLO, DONE].concat());
-    assert_eq!(record.reason(), None);
-    assert_freed(&dam, &record, Ending::Complete).await;
+    // The end of each choice is a last word, too.
+    for last in [DONE, FINISHED] {
+        let worker = Worker::new(move |mut conn| async move {
+            conn.request().await;
+            conn.send([STREAM.as_bytes(), &chunk(HELLO), &chunk(last)].concat()).await;
+        })
+        .await;
+        let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
+        let mut request = chat(true, true);
+        let record = flight_of(&mut request);
+        assert_eq!(text(dam.send("w1", request).await.unwrap()).await, [HELLO, last].concat());
+        assert_eq!(record.reason(), None);
+        assert_freed(&dam, &record, Ending::Complete).await;
+    }
 }
 
 #[tokio::test]

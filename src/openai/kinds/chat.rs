@@ -26,5 +26,6 @@ pub(super) const ROW: KindRow = KindRow {
     output: Output::Choices,
     cost_from_start: true,
     bound: "bounds.bodies.chat",
+    answers_object: true,
     ..KindRow::CALL
 };

@@ -11,5 +11,6 @@ pub(super) const ROW: KindRow = KindRow {
     prompt: &[(BodyMember::Prompt, CountedAs::Prompts), (BodyMember::Suffix, CountedAs::Text)],
     output: Output::Choices,
     bound: "bounds.bodies.completion",
+    answers_object: true,
     ..KindRow::CALL
 };

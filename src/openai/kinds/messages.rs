@@ -26,5 +26,6 @@ pub(super) const ROW: KindRow = KindRow {
     events: StreamFormat::Messages,
     cost_from_start: true,
     bound: "bounds.bodies.messages",
+    answers_object: true,
     ..KindRow::CALL
 };

@@ -84,6 +84,8 @@ pub(crate) struct KindRow {
     pub stores: bool,
     /// `true` if an answer that is neither events nor JSON begins with its first byte.
     pub begins_with_first_byte: bool,
+    /// `true` if every whole answer is a JSON object.
+    pub answers_object: bool,
     /// In whose words it is refused.
     pub dialect: Dialect,
     /// Format of its events, until the events themselves show it.
@@ -105,6 +107,7 @@ impl KindRow {
         output: Output::One,
         stores: false,
         begins_with_first_byte: false,
+        answers_object: false,
         dialect: Dialect::OpenAi,
         events: StreamFormat::Bare,
         beside: None,

@@ -18,5 +18,6 @@ pub(super) const ROW: KindRow = KindRow {
     stores: true,
     events: StreamFormat::Named,
     bound: "bounds.bodies.response",
+    answers_object: true,
     ..KindRow::CALL
 };

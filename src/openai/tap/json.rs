@@ -39,6 +39,8 @@ pub struct JsonTap {
     promises_end: bool,
     /// `true` if the error is a string of which no byte has come.
     error_begins: bool,
+    /// `true` once an object had a member.
+    has_members: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +97,12 @@ impl JsonTap {
     #[must_use]
     pub(crate) const fn promises_end(&self) -> bool {
         self.promises_end
+    }
+
+    /// Returns `true` once an object had a member: `{}`, `null`, `[]` and plain text say nothing.
+    #[must_use]
+    pub(crate) const fn has_members(&self) -> bool {
+        self.has_members
     }
 
     /// Reads the next bytes, cut anywhere.
@@ -172,6 +180,7 @@ impl JsonTap {
                 self.error_begins = here && !name && self.is_error();
                 if name {
                     self.name.clear();
+                    self.has_members = true;
                 }
                 self.place = JsonPlace::Text { name, escaped: false };
             }

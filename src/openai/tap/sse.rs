@@ -24,6 +24,12 @@ pub struct StreamFacts {
     pub done: bool,
     /// `true` once events show that an end will be said: `finish_reason` is there and null.
     pub promised: bool,
+    /// Number of choices that have begun.
+    pub choices: u32,
+    /// `true` once an event has said anything but `[DONE]`.
+    pub said: bool,
+    /// `true` if the latest event is too long to be read: it may have been the end.
+    pub unread: bool,
     /// Reported error, as who caused it.
     pub error: Option<Blame>,
 }
@@ -126,11 +132,11 @@ impl SseTap {
     fn line(&mut self, end: &[u8]) {
         if let Some((mut long, event)) = self.long.take() {
             long.feed(end);
-            self.count(StreamEvent { usage: long.usage(), ..event });
+            self.count_long(&long, event);
         } else if self.carry.len() + end.len() > LINE_BOUND {
             let (mut long, event) = self.too_long(end);
             long.feed(end);
-            self.count(StreamEvent { usage: long.usage(), ..event });
+            self.count_long(&long, event);
         } else if self.carry.is_empty() {
             self.whole_line(end);
         } else {
@@ -157,11 +163,16 @@ impl SseTap {
         (long, StreamEvent { deltas: 0, ..event })
     }
 
+    /// Counts what the end of a line says that was too long to be kept.
+    fn count_long(&mut self, long: &JsonTap, event: StreamEvent) {
+        self.count(StreamEvent { usage: long.usage(), ..event });
+    }
+
     /// Returns what an event means that is too long to be kept, by its name or its `beginning`.
     fn meaning(&self, beginning: &[u8]) -> StreamEvent {
         match self.name {
             EventName::Known(event) => event,
-            _ => by_type(beginning).unwrap_or(StreamEvent::UNKNOWN),
+            _ => by_type(beginning).unwrap_or(StreamEvent { unread: true, ..StreamEvent::UNKNOWN }),
         }
     }
 
@@ -231,6 +242,9 @@ impl SseTap {
         self.seen.usage = self.account.until_now(self.seen.tokens);
         self.seen.done |= event.done;
         self.seen.promised |= event.promises;
+        self.seen.choices = self.seen.choices.max(event.choices);
+        self.seen.said |= event != StreamEvent::DONE;
+        self.seen.unread = event.unread;
         // The data tell more about an error than the event's name.
         self.seen.error = event.error.or(self.seen.error);
     }

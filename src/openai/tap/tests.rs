@@ -90,6 +90,8 @@ fn every_cut_of_a_stream_reads_and_filters_the_same() {
                     usage,
                     done: true,
                     promised: true,
+                    choices: 1,
+                    said: true,
                     ..StreamFacts::default()
                 },
                 passed: plain.clone().into_bytes(),
@@ -276,6 +278,8 @@ fn what_is_too_long_to_hold_passes_and_counts() {
         usage: Some(Usage { prompt: 5, output: 11, ..Usage::default() }),
         done: true,
         promised: true,
+        said: true,
+        unread: true,
         ..StreamFacts::default()
     };
     let expected = Outcome { seen, passed: stream.clone().into_bytes() };
@@ -384,6 +388,7 @@ fn a_json_answer_that_is_an_error_says_whose_fault_for_every_cut() {
         (format!(r#"{{"error":{{"message":"{long}"}}}}"#), Some(Blame::Worker)),
         (r#"{"error":"","choices":[{"error":{"code":400}}]}"#.to_owned(), None),
         (r#"{"error":null,"choices":["error",{"error":"a"}]}"#.to_owned(), None),
+        (r#"{"error":{ },"choices":[]}"#.to_owned(), None),
         (r#"{"error":null,"response":{"error":{"code":400}}}"#.to_owned(), None),
         (r#"{"a":"error","b":"error"}"#.to_owned(), None),
     ] {

@@ -26,8 +26,8 @@ pub(crate) enum AnswerReading {
     Unread,
     /// Model output in JSON lines: its content begins with its first byte, and a line may end it.
     Lines,
-    /// JSON response that may report its usage.
-    Json,
+    /// JSON response that may report its usage. With `object` every answer of its kind is an object.
+    Json { object: bool },
     /// Other stream, whose silence means nothing. With `events`, an SSE event can be inserted.
     OtherStream { events: bool },
     /// Response that is passed without being read.
@@ -39,7 +39,7 @@ enum AnswerTap {
     // Boxed: most small responses are no streams, and would carry its buffers around.
     Stream(Box<StreamTap>),
     Lines(JsonTap),
-    Json(JsonTap),
+    Json { tap: JsonTap, object: bool },
     Unread,
     Feed { events: bool },
     Blind,
@@ -83,7 +83,7 @@ impl AnswerObserver {
                 AnswerTap::Stream(Box::new(StreamTap { tap: SseTap::expecting(format), filter }))
             }
             AnswerReading::Lines => AnswerTap::Lines(JsonTap::new()),
-            AnswerReading::Json => AnswerTap::Json(JsonTap::new()),
+            AnswerReading::Json { object } => AnswerTap::Json { tap: JsonTap::new(), object },
             AnswerReading::Unread => AnswerTap::Unread,
             AnswerReading::OtherStream { events } => AnswerTap::Feed { events },
             AnswerReading::Opaque => AnswerTap::Blind,
@@ -130,7 +130,7 @@ impl AnswerObserver {
                     self.flush(out);
                 }
             }
-            AnswerTap::Json(tap) => {
+            AnswerTap::Json { tap, .. } => {
                 tap.feed(&data);
                 if let Some(usage) = tap.usage() {
                     note_usage(&self.record, self.permit.as_ref(), usage);
@@ -221,10 +221,11 @@ impl AnswerObserver {
     pub(crate) const fn may_commit(&self) -> bool {
         match self.tap {
             AnswerTap::Stream(_) => {
-                self.recorded.content || self.recorded.error.is_some() || self.recorded.done
+                let StreamFacts { content, done, error, said, .. } = self.recorded;
+                content || error.is_some() || (done && said)
             }
             AnswerTap::Lines(_)
-            | AnswerTap::Json(_)
+            | AnswerTap::Json { .. }
             | AnswerTap::Unread
             | AnswerTap::Feed { .. }
             | AnswerTap::Blind => true,
@@ -239,12 +240,17 @@ impl AnswerObserver {
     /// Returns what a response lacks that is over and of which nothing was passed on; `empty` if it had no
     /// bytes. The answer of a model has content, or says that there is none, or why.
     pub(crate) fn lack(&self, empty: bool) -> Option<&'static str> {
-        let StreamFacts { content, done, finished, error, .. } = self.recorded;
-        match self.tap {
-            AnswerTap::Stream(_) if !content && !done && finished == 0 && error.is_none() => {
+        let StreamFacts { content, done, finished, error, said, .. } = self.recorded;
+        match &self.tap {
+            AnswerTap::Stream(_) if !content && error.is_none() && !(said && (done || finished > 0)) => {
                 Some("a stream without content")
             }
-            AnswerTap::Json(_) | AnswerTap::Lines(_) | AnswerTap::Unread if empty => Some("an empty answer"),
+            AnswerTap::Json { .. } | AnswerTap::Lines(_) | AnswerTap::Unread if empty => {
+                Some("an empty answer")
+            }
+            AnswerTap::Json { tap, object: true } if !tap.has_members() => {
+                Some("something other than a JSON object with members; check its `url`")
+            }
             _ => None,
         }
     }
@@ -253,8 +259,11 @@ impl AnswerObserver {
     /// engines do, and there was none. HTTP does not show it if a connection ends with the worker, or if a
     /// proxy in between ends the answer in good order.
     pub(crate) const fn is_cut_short(&self) -> bool {
-        let StreamFacts { content, done, finished, error, promised, .. } = self.recorded;
-        !self.ended && content && promised && !done && finished == 0 && error.is_none()
+        let StreamFacts { content, done, finished, error, promised, choices, unread, .. } = self.recorded;
+        // An engine may give fewer choices than were asked for.
+        let begun = if choices < self.sequences { choices } else { self.sequences };
+        let ended = done || unread || finished >= if begun > 1 { begun } else { 1 };
+        !self.ended && content && promised && !ended && error.is_none()
     }
 
     /// Returns `true` if the response is committed with its head: its content may take any time.
@@ -311,16 +320,16 @@ impl AnswerObserver {
         }
     }
 
-    /// Returns `true` if the stream said that it is over. A later connection error changes nothing.
-    pub(crate) const fn is_done(&self) -> bool {
-        self.recorded.done
+    /// Returns `true` if the stream said that it is over, or how each choice ended. What fails later
+    /// changes nothing.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.recorded.done || self.recorded.finished >= self.sequences.max(1)
     }
 
     /// Notes that all data read so far was sent to the client. If the response is whole by then, it
     /// counts as complete even if the client leaves or the worker breaks off.
     pub(crate) fn mark_flushed(&self) {
-        let whole = self.recorded.done || (self.recorded.finished >= self.sequences.max(1));
-        if whole && !self.ended {
+        if self.is_whole() && !self.ended {
             let (ending, reason) = self.whole();
             self.report_end(ending, reason);
         }

@@ -250,7 +250,7 @@ impl OpenBody {
     fn break_off(&mut self, ending: Ending, refusal: Refusal) -> Option<BodyError> {
         self.source = None;
         self.observer.flush(&mut self.held);
-        if self.observer.is_done() {
+        if self.observer.is_whole() {
             return None;
         }
         self.observer.blame(&refusal);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::UPGRADE;
+use http::header::{CONTENT_TYPE, UPGRADE};
 use http::{Response, StatusCode, Version, response};
 
 use super::{Forward, WorkerAnswer};
@@ -70,7 +70,7 @@ impl Forward<'_> {
 
     /// Creates the observer of a response with this head.
     pub(super) fn observer(&self, head: &response::Parts, worker: &Arc<str>) -> AnswerObserver {
-        let reading = self.reading(head.status, BodyForm::of(&head.headers));
+        let reading = self.reading(head);
         let sequences = self.caller_and_cost.as_ref().map_or(1, |(_, request_cost)| request_cost.sequences);
         let closing = self.upstream.closing.clone();
         let caller = self.caller_and_cost.as_ref().map(|(caller, _)| caller);
@@ -116,8 +116,9 @@ impl Forward<'_> {
         }
     }
 
-    fn reading(&self, status: StatusCode, form: BodyForm) -> AnswerReading {
-        if !status.is_success() {
+    fn reading(&self, head: &response::Parts) -> AnswerReading {
+        let form = BodyForm::of(&head.headers);
+        if !head.status.is_success() {
             return AnswerReading::Opaque;
         }
         let row = kinds::row(self.kind);
@@ -136,7 +137,10 @@ impl Forward<'_> {
             (
                 true,
                 BodyForm::Document { encoded: false } | BodyForm::Page | BodyForm::Media | BodyForm::Other,
-            ) => AnswerReading::Json,
+            ) => AnswerReading::Json {
+                // Without a type nothing says what it would be.
+                object: row.answers_object && head.headers.contains_key(CONTENT_TYPE),
+            },
             (false, BodyForm::Events { encoded }) => AnswerReading::OtherStream { events: !encoded },
             (false, BodyForm::Lines { .. }) => AnswerReading::OtherStream { events: false },
             (true, BodyForm::Document { encoded: true }) | (false, _) => AnswerReading::Opaque,

@@ -20,6 +20,10 @@ pub(super) struct StreamEvent {
     pub(super) of_message: bool,
     /// `true` if a later event will say that the stream is over.
     pub(super) promises: bool,
+    /// Number of choices, as far as this event shows them.
+    pub(super) choices: u32,
+    /// `true` if it is too long to be read.
+    pub(super) unread: bool,
 }
 
 impl StreamEvent {
@@ -32,7 +36,11 @@ impl StreamEvent {
         done: false,
         of_message: false,
         promises: false,
+        choices: 0,
+        unread: false,
     };
+    /// The last line of a stream, which says nothing else.
+    pub(super) const DONE: Self = Self { deltas: 0, done: true, ..Self::UNKNOWN };
 
     /// Reads an event's data. `None` if it starts as an object but ends too early.
     pub(super) fn read(data: &[u8]) -> Option<Self> {
@@ -43,7 +51,7 @@ impl StreamEvent {
     pub(super) fn read_text(data: &[u8]) -> Option<(Self, Range<usize>)> {
         let event = match data.trim_ascii() {
             b"" => Self::default(),
-            b"[DONE]" => Self { done: true, ..Self::default() },
+            b"[DONE]" => Self::DONE,
             [b'{', ..] => match EventReading::of(data) {
                 Ok(read) => return Some(read),
                 Err(JsonError::End) => return None,
@@ -68,6 +76,8 @@ struct EventReading<'a> {
     opens: bool,
     /// `true` if it has the stop reason of the whole message.
     stops: bool,
+    /// `true` if its error is `{}`: beside choices it was never set, alone it says that there is one.
+    unset_error: bool,
     /// Cause by the code next to an error.
     code: Option<Blame>,
     /// The latest text that is content, without its quotes.
@@ -89,7 +99,12 @@ impl<'a> EventReading<'a> {
                 b"response" | b"message" => reading.inner(scanner)?,
                 // A vendor's own member, in which some put usage.
                 name if name.starts_with(b"x_") => reading.inner(scanner)?,
-                b"error" => reading.event.error = error(scanner)?.or(reading.event.error),
+                b"error" => {
+                    let is_object = scanner.peek()? == b'{';
+                    let error = error(scanner)?;
+                    reading.unset_error |= is_object && error.is_none();
+                    reading.event.error = error.or(reading.event.error);
+                }
                 b"code" => reading.code = code(scanner)?,
                 b"object" => {
                     let is_error = string(scanner)? == b"error";
@@ -141,11 +156,13 @@ impl<'a> EventReading<'a> {
         if scanner.peek()? != b'[' {
             return scanner.skip();
         }
+        let mut place = 0;
         scanner.array(|scanner| {
             if scanner.peek()? != b'{' {
                 return scanner.skip();
             }
-            let (mut full, mut finished) = (false, false);
+            place += 1;
+            let (mut full, mut finished, mut number) = (false, false, place);
             scanner.object::<JsonError>(|scanner, key| {
                 match key.raw {
                     b"text" => full |= self.content(scanner)?,
@@ -154,6 +171,7 @@ impl<'a> EventReading<'a> {
                         finished |= !string(scanner)?.is_empty();
                     }
                     b"delta" | b"message" => full |= self.bears_content(scanner)?,
+                    b"index" => number = index(scanner)?.map_or(place, |index| index.saturating_add(1)),
                     b"usage" => self.event.usage = Usage::read(scanner)?.or(self.event.usage),
                     _ => scanner.skip()?,
                 }
@@ -161,6 +179,7 @@ impl<'a> EventReading<'a> {
             })?;
             self.event.deltas += u64::from(full);
             self.event.finished += u32::from(finished);
+            self.event.choices = self.event.choices.max(number);
             Ok(())
         })
     }
@@ -201,6 +220,9 @@ impl<'a> EventReading<'a> {
 
     fn finish(self) -> StreamEvent {
         let mut event = self.event;
+        if self.unset_error && !self.has_choices {
+            event.error = event.error.or(Some(Blame::Worker));
+        }
         event.of_message = self.kind.starts_with(b"message_") || self.kind.starts_with(b"content_block_");
         event.promises |= event.of_message;
         match self.kind {
@@ -271,6 +293,14 @@ fn is_full(scanner: &mut Scanner<'_>) -> Result<bool, JsonError> {
     })
 }
 
+/// Reads the number of a choice, which begins with 0; `None` if it is no such number.
+fn index(scanner: &mut Scanner<'_>) -> Result<Option<u32>, JsonError> {
+    match scanner.peek()? {
+        b'0'..=b'9' => Ok(scanner.number()?.parse().ok()),
+        _ => scanner.skip().map(|()| None),
+    }
+}
+
 /// Returns `true` if the start of a block is content, as of a tool call; text comes later.
 fn starts_with_content(scanner: &mut Scanner<'_>) -> Result<bool, JsonError> {
     if scanner.peek()? != b'{' {
@@ -294,8 +324,10 @@ pub(super) fn error(scanner: &mut Scanner<'_>) -> Result<Option<Blame>, JsonErro
         b'f' => return scanner.skip().map(|()| None),
         _ => return Ok(is_full(scanner)?.then_some(Blame::Worker)),
     }
-    let mut blame = None;
+    // An object without members is an error that was never set.
+    let (mut is_set, mut blame) = (false, None);
     scanner.object::<JsonError>(|scanner, key| {
+        is_set = true;
         match key.raw {
             b"code" | b"status" | b"status_code" => blame = code(scanner)?.or(blame),
             b"type" => {
@@ -308,7 +340,7 @@ pub(super) fn error(scanner: &mut Scanner<'_>) -> Result<Option<Blame>, JsonErro
         }
         Ok(())
     })?;
-    Ok(Some(blame.unwrap_or(Blame::Worker)))
+    Ok(is_set.then(|| blame.unwrap_or(Blame::Worker)))
 }
 
 /// Returns who caused an error status, a number or string; `None` if it is no such status.
