@@ -8,7 +8,11 @@ use crate::request::Kind;
 pub(super) const ROW: KindRow = KindRow {
     kind: Kind::Embedding,
     endpoints: &[(Method::POST, "/v1/embeddings")],
-    prompt: &[(BodyMember::Input, CountedAs::Prompts), (BodyMember::Messages, CountedAs::Array)],
+    prompt: &[
+        (BodyMember::Input, CountedAs::Prompts),
+        (BodyMember::Content, CountedAs::Text),
+        (BodyMember::Messages, CountedAs::Array),
+    ],
     output: Output::Nothing,
     bound: "bounds.bodies.embedding",
     ..KindRow::CALL

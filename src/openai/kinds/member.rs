@@ -8,8 +8,12 @@ use crate::openai::scan::JsonText;
 pub(in crate::openai) enum BodyMember {
     Model,
     Messages,
+    /// `input` and `messages` of the answers before, in vLLM.
+    PreviousInputMessages,
     Prompt,
     Input,
+    /// `input` of llama.cpp.
+    Content,
     Instructions,
     Tools,
     Functions,
@@ -28,6 +32,8 @@ pub(in crate::openai) enum BodyMember {
     PreviousResponseId,
     System,
     Documents,
+    /// `documents` of TEI and llama.cpp.
+    Texts,
     ChatTemplate,
     ChatTemplateKwargs,
     ToolPrompt,
@@ -59,8 +65,10 @@ impl BodyMember {
         Some(match name {
             b"model" => Self::Model,
             b"messages" => Self::Messages,
+            b"previous_input_messages" => Self::PreviousInputMessages,
             b"prompt" => Self::Prompt,
             b"input" => Self::Input,
+            b"content" => Self::Content,
             b"instructions" => Self::Instructions,
             b"tools" => Self::Tools,
             b"functions" => Self::Functions,
@@ -77,6 +85,7 @@ impl BodyMember {
             b"previous_response_id" => Self::PreviousResponseId,
             b"system" => Self::System,
             b"documents" => Self::Documents,
+            b"texts" => Self::Texts,
             b"chat_template" => Self::ChatTemplate,
             b"chat_template_kwargs" => Self::ChatTemplateKwargs,
             b"tool_prompt" => Self::ToolPrompt,
@@ -103,8 +112,10 @@ impl BodyMember {
         match self {
             Self::Model => "model",
             Self::Messages => "messages",
+            Self::PreviousInputMessages => "previous_input_messages",
             Self::Prompt => "prompt",
             Self::Input => "input",
+            Self::Content => "content",
             Self::Instructions => "instructions",
             Self::Tools => "tools",
             Self::Functions => "functions",
@@ -121,6 +132,7 @@ impl BodyMember {
             Self::PreviousResponseId => "previous_response_id",
             Self::System => "system",
             Self::Documents => "documents",
+            Self::Texts => "texts",
             Self::ChatTemplate => "chat_template",
             Self::ChatTemplateKwargs => "chat_template_kwargs",
             Self::ToolPrompt => "tool_prompt",

@@ -21,6 +21,7 @@ pub(super) const ROW: KindRow = KindRow {
     prompt: &[
         (BodyMember::Query, CountedAs::Text),
         (BodyMember::Documents, CountedAs::Prompts),
+        (BodyMember::Texts, CountedAs::Prompts),
         (BodyMember::Queries, CountedAs::Text),
         (BodyMember::Items, CountedAs::Prompts),
         (BodyMember::Text1, CountedAs::Text),

@@ -10,9 +10,12 @@ pub(super) const ROW: KindRow = KindRow {
     endpoints: &[(Method::POST, "/v1/responses")],
     prompt: &[
         (BodyMember::Input, CountedAs::StringOrArray),
+        (BodyMember::PreviousInputMessages, CountedAs::Text),
         (BodyMember::Instructions, CountedAs::Text),
         (BodyMember::Prompt, CountedAs::Text),
         (BodyMember::Text, CountedAs::Json),
+        (BodyMember::ChatTemplate, CountedAs::Text),
+        (BodyMember::ChatTemplateKwargs, CountedAs::Json),
         (BodyMember::Tools, CountedAs::Tools),
     ],
     stores: true,

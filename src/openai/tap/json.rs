@@ -8,14 +8,14 @@ use crate::openai::scan::Scanner;
 use crate::request::Blame;
 
 /// Longest `usage` or `error` object that is read, in bytes; beyond it the response has no usage.
-const BOUND: usize = 4 * 1024;
+const BOUND: usize = 16 * 1024;
 /// Bytes of a name that are kept: more than the longest name searched for.
-const NAME_BOUND: usize = 16;
+const NAME_BOUND: usize = 20;
 
 /// Finds `usage` and `error` of a JSON response as it passes, in constant memory.
 ///
-/// `error` is a member of the response, `usage` a member of it, of its `response` member or of a
-/// vendor's own (`x_groq`). The observer tracks strings and brackets and checks nothing else: it does
+/// `error` is a member of the response, `usage` a member of it, of its `response` or `message` or of a
+/// vendor's own (`x_groq`); `prompt_eval_count` and `eval_count` are Ollama's. The observer tracks strings and brackets and checks nothing else: it does
 /// not validate responses. Each document of a sequence, as in JSON lines, is read in the same way.
 #[derive(Debug, Default)]
 pub struct JsonTap {
@@ -41,6 +41,8 @@ pub struct JsonTap {
     error_begins: bool,
     /// `true` once an object had a member.
     has_members: bool,
+    /// Tokens of the open document as Ollama's API names them.
+    own_counts: Usage,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,12 +62,13 @@ enum JsonPlace {
 
 /// Returns `true` for bytes outside of strings that matter; within a value (`deep`) fewer do.
 const fn is_structure(byte: u8, deep: bool) -> bool {
-    matches!(byte, b'"' | b'{' | b'}' | b'[' | b']') || (!deep && matches!(byte, b',' | b't' | b'f'))
+    matches!(byte, b'"' | b'{' | b'}' | b'[' | b']')
+        || (!deep && matches!(byte, b',' | b't' | b'f' | b'0'..=b'9'))
 }
 
 /// Returns `true` for members of a response that may hold its usage.
 fn holds_usage(name: &[u8]) -> bool {
-    name == b"response" || name.starts_with(b"x_")
+    matches!(name, b"response" | b"message") || name.starts_with(b"x_")
 }
 
 impl JsonTap {
@@ -187,12 +190,23 @@ impl JsonTap {
             b',' => self.place = JsonPlace::Names,
             b'{' | b'[' => self.opened(byte, here),
             b'}' | b']' => self.closed(),
+            b'0'..=b'9' if here && self.place == JsonPlace::Values => self.digit(byte - b'0'),
             b't' | b'f' if here && self.place == JsonPlace::Values && self.name == b"done" => {
                 self.says_done |= byte == b't';
                 self.promises_end |= byte == b'f';
             }
             _ => {}
         }
+    }
+
+    /// Reads the next digit of a number that is a value of this level.
+    fn digit(&mut self, digit: u8) {
+        let count = match self.name.as_slice() {
+            b"prompt_eval_count" => &mut self.own_counts.prompt,
+            b"eval_count" => &mut self.own_counts.output,
+            _ => return,
+        };
+        *count = count.saturating_mul(10).saturating_add(digit.into());
     }
 
     fn opened(&mut self, bracket: u8, here: bool) {
@@ -229,6 +243,7 @@ impl JsonTap {
                 self.place = JsonPlace::Before;
                 self.name.clear();
                 self.done |= self.says_done;
+                self.usage = std::mem::take(&mut self.own_counts).plausible().or(self.usage);
             }
         }
     }

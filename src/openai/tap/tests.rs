@@ -373,13 +373,34 @@ fn a_json_answers_usage_is_its_own() {
     ] {
         assert_eq!(usage(none), None, "{none}");
     }
-    let long = format!(r#"{{"usage":{{"x":"{}","prompt_tokens":1}}}}"#, "y".repeat(5000));
-    assert_eq!(usage(&long), None);
+    let padded = |length| format!(r#"{{"usage":{{"x":"{}","prompt_tokens":1}}}}"#, "y".repeat(length));
+    assert_eq!((usage(&padded(16_000)), usage(&padded(17_000))), (found(1, 0), None));
+}
+
+#[test]
+fn ollamas_own_counts_are_read_for_every_cut() {
+    let last = r#"{"message":{"content":"eval_count"},"done":true,"eval_duration":7,
+        "prompt_eval_count": 26,"eval_count" : 259 }"#;
+    let lines = format!("{{\"message\":{{}},\"done\":false,\"eval_count\":3}}\n{last}\n");
+    for answer in [last, &lines] {
+        for length in [1, 7, usize::MAX] {
+            let usage = json_usage(cut(answer.as_bytes(), &[length]));
+            assert_eq!(usage, Some(Usage { prompt: 26, output: 259, ..Usage::default() }), "{answer}");
+        }
+    }
+    for none in [
+        r#"{"eval_count":0}"#,
+        r#"{"eval_count":"5"}"#,
+        r#"{"eval_count":100000001}"#,
+        r#"{"a":{"eval_count":5}}"#,
+    ] {
+        assert_eq!(json_usage([none.as_bytes()]), None, "{none}");
+    }
 }
 
 #[test]
 fn a_json_answer_that_is_an_error_says_whose_fault_for_every_cut() {
-    let long = "y".repeat(5000);
+    let long = "y".repeat(17_000);
     for (answer, blame) in [
         (r#"{"error":{"message":"no","code":400},"usage":null}"#.to_owned(), Some(Blame::Client)),
         (r#"{"id":"r","status":"failed","error" : {"code":"server_error"}}"#.to_owned(), Some(Blame::Worker)),

@@ -54,6 +54,12 @@ impl Usage {
         };
         Ok(((usage.prompt, usage.output) != (0, 0)).then_some(usage))
     }
+
+    /// Returns it unless it says nothing, or what no answer can have.
+    pub(super) fn plausible(self) -> Option<Self> {
+        let largest = self.prompt.max(self.output);
+        (largest > 0 && largest <= MOST).then_some(self)
+    }
 }
 
 /// Reads the cached tokens in the details of a prompt; `None` if there are none.

@@ -56,12 +56,26 @@ fn each_document_is_a_sequence() {
         (json!({"query": "four", "documents": ["one", {"text": "two"}], "top_n": 1}), 10, 2),
         (json!({"text_1": "four", "text_2": ["a", "b", "c"]}), 7, 3),
         (json!({"queries": ["four"], "documents": "one"}), 7, 1),
+        (json!({"query": "four", "texts": ["one", "two"]}), 10, 2),
         (json!({"input": ["four", "one"]}), 7, 2),
         (json!({"messages": [{"role": "user", "content": "four"}]}), 4, 1),
     ] {
         let read = facts(Kind::Rerank, &body);
         assert_eq!((read.prompt_bytes, read.sequences), (bytes, sequences), "{body}");
     }
+}
+
+#[test]
+fn text_that_only_some_engines_read_costs_as_much() {
+    for (kind, body) in [
+        (Kind::Embedding, json!({"content": "four"})),
+        (Kind::Embedding, json!({"content": ["fo", "ur"]})),
+        (Kind::Response, json!({"previous_input_messages": [{"role": "user", "content": "four"}]})),
+        (Kind::Response, json!({"chat_template": "four"})),
+    ] {
+        assert_eq!(facts(kind, &body).prompt_bytes, 4, "{body}");
+    }
+    assert!(facts(Kind::Response, &json!({"chat_template_kwargs": {"a": "four"}})).prompt_bytes > 4);
 }
 
 #[test]
