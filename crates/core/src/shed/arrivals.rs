@@ -7,12 +7,14 @@ use crate::clock::Nanos;
 
 use super::algorithm::WorkerSample;
 use super::permit_record::PermitRecord;
+use super::unanswered::UnansweredRequests;
 use super::worker::GateWorker;
 
 impl GateWorker {
     /// Records that the worker answered a request.
     pub(super) fn on_answer(&mut self, now: Nanos) {
         self.look_for_stall(now);
+        self.unanswered = UnansweredRequests::default();
         self.health.answered(now);
         self.flow.arrived(now);
         self.flow.hang_no_more();
@@ -21,6 +23,7 @@ impl GateWorker {
     /// Records tokens of a request: of a `stream` they arrive one by one, of others all at once.
     pub(super) fn on_tokens(&mut self, stream: bool, now: Nanos) {
         self.look_for_stall(now);
+        self.unanswered = UnansweredRequests::default();
         if stream {
             self.flow.tokens_arrived(now);
         } else {

@@ -78,6 +78,13 @@ impl FirstTokens {
         self.next_due().is_some_and(|(_, deadlines)| now >= deadlines.stalled_at)
     }
 
+    /// Returns `true` if this request, sent at `sent`, has waited for longer than the worker needs by
+    /// all estimates, and none that was sent later has been answered.
+    pub(super) fn is_stalled(&self, id: PermitId, sent: Nanos, now: Nanos) -> bool {
+        let stalled = |deadlines: &FirstTokenDeadlines| now >= deadlines.stalled_at;
+        sent > self.answered && self.awaited.get(&(sent, id)).is_some_and(stalled)
+    }
+
     /// Returns `true` if the worker has a prompt to read that may well take until now.
     pub(super) fn may_be_reading(&self, now: Nanos) -> bool {
         self.next_due().is_some_and(|(_, deadlines)| now < deadlines.stalled_at)

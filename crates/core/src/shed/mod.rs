@@ -49,6 +49,7 @@ pub mod settings;
 mod snapshot;
 mod stall;
 mod stream_activity;
+mod unanswered;
 mod worker;
 mod worker_ejection;
 

@@ -19,6 +19,7 @@ use super::report::{KeptReport, KnownLoad};
 use super::settings::{GateSettings, LimitSource};
 use super::stall::Stalls;
 use super::stream_activity::StreamActivity;
+use super::unanswered::UnansweredRequests;
 use super::worker_ejection::{WorkerEjection, WorkerTrouble};
 
 /// One worker, as the fleet describes it to a gate.
@@ -66,6 +67,8 @@ pub(super) struct GateWorker {
     pub(super) prefill: Prefill,
     /// Streams without a first token.
     pub(super) first_tokens: FirstTokens,
+    /// Requests that have left it since it last sent anything.
+    pub(super) unanswered: UnansweredRequests,
     pub(super) reported: Option<KeptReport>,
     pub(super) flow: StreamActivity,
     pub(super) stalls: Stalls,
@@ -108,6 +111,7 @@ impl GateWorker {
             ledger: Ledger::default(),
             prefill: Prefill::default(),
             first_tokens: FirstTokens::default(),
+            unanswered: UnansweredRequests::default(),
             reported: None,
             flow: StreamActivity::default(),
             stalls: Stalls::default(),
@@ -180,7 +184,7 @@ impl GateWorker {
         let weighed = (f64::from(self.law.limit()) * self.weight) as u32;
         let left = self.known.room().map_or(weighed, |room| room.min(weighed));
         // A silent worker is tried beside the requests that hang there, which may end much later.
-        let limit = self.health.bound(left).max(1).saturating_add(self.flow.hung());
+        let limit = self.unanswered.bound(self.health.bound(left)).max(1).saturating_add(self.flow.hung());
         self.aside.limit_with_trial(limit, self.ledger.in_flight())
     }
 

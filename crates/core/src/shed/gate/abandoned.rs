@@ -25,6 +25,7 @@ const TOKEN: Duration = Duration::from_millis(30);
 impl Gate {
     /// Records that the client left before its answer began; `seen` output tokens have arrived.
     pub fn abandon(&mut self, id: PermitId, seen: u64, now: Nanos) {
+        self.left_unanswered(id, now);
         let Some(until) = self.expected_end(id).filter(|until| *until > now) else {
             return self.release(id, Ending::ClientGone, seen, now);
         };

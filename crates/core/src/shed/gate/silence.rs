@@ -18,7 +18,7 @@
 use std::time::Duration;
 
 use crate::clock::Nanos;
-use crate::shed::permit_record::{PermitId, PermitRecord};
+use crate::shed::permit_record::{Dispatch, PermitId, PermitRecord};
 
 use super::Gate;
 
@@ -62,6 +62,32 @@ impl Gate {
             }
             worker.first_tokens.extend(own);
             worker.flow.extend(own, to);
+        }
+    }
+
+    /// Records that the client of this request leaves before any of its answer has come.
+    ///
+    /// If the worker had time to answer, and has answered none that was sent later, this is evidence.
+    /// It convicts the worker only while another can serve: where all callers are impatient, a slow
+    /// worker is better than none. A convicted worker is tried again after each trial that leaves,
+    /// but later, whatever the trial waited for: its client lost that time.
+    pub(super) fn left_unanswered(&mut self, id: PermitId, now: Nanos) {
+        let alternative = self.has_alternative(id, now);
+        let Some((permit, worker)) = self.seat_and_worker(id) else { return };
+        let Some(Dispatch { at: sent, bound: false, .. }) = permit.last_dispatch() else { return };
+        if permit.has_begun() || !worker.health.reachable(now) {
+            return;
+        }
+        let place = permit.worker;
+        let stalled = permit.stream && worker.first_tokens.is_stalled(id, sent, now);
+        let certain = stalled && worker.unanswered.left(sent, now);
+        let hangs = match worker.health.silent_since() {
+            None => certain && alternative,
+            Some(since) => since < sent && (stalled || worker.unanswered.has_convicted()),
+        };
+        if hangs && worker.flow.is_silent(now) {
+            worker.unanswered.convict();
+            self.fall_silent(place, now);
         }
     }
 

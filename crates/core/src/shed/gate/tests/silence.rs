@@ -249,3 +249,84 @@ fn a_worker_that_is_back_has_the_limit_that_it_had() {
     flow(&mut gate, &permits, 6000);
     assert_eq!((limit(&gate), reachable(&gate, at(6000))), (before, vec![true]));
 }
+
+/// Sends streams to both workers for 2 s each, which is what their clients wait for. `w2` answers at
+/// once, `w1` if it is `well`. Returns how many `w1` got from `from` to `to`.
+fn impatient(gate: &mut Gate, well: bool, from: u64, to: u64) -> usize {
+    let mut got = 0;
+    let mut waiting: Vec<(PermitId, u64)> = Vec::new();
+    for millis in (from..to).step_by(100) {
+        let (leave, stay): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|(_, sent)| millis >= sent + 2000);
+        waiting = stay;
+        for (permit, _) in leave {
+            gate.abandon(permit, 0, at(millis));
+        }
+        let grant = granted(gate, &ask("a"), at(millis));
+        gate.dispatched(grant.permit, at(millis));
+        let is_first = &*grant.worker == "w1";
+        got += usize::from(is_first);
+        if well || !is_first {
+            gate.first_token(grant.permit, at(millis + 10));
+            gate.release(grant.permit, Ending::Complete, 5, at(millis + 20));
+        } else {
+            waiting.push((grant.permit, millis));
+        }
+    }
+    for (permit, _) in waiting {
+        gate.abandon(permit, 0, at(to));
+    }
+    got
+}
+
+#[test]
+fn a_worker_that_hangs_is_tried_ever_less_often_though_its_callers_leave_soon() {
+    for known in [false, true] {
+        let mut gate = two();
+        let begin = if known { 4000 } else { 0 };
+        impatient(&mut gate, true, 0, begin);
+        let first = impatient(&mut gate, false, begin, begin + 10_000);
+        assert!(first <= 25, "{known}: {first} of 100");
+        let worker = |gate: &Gate| gate.snapshot(at(begin + 10_000)).workers[0].trouble;
+        assert_eq!(worker(&gate), Some(WorkerTrouble::Silent), "{known}");
+        let later = impatient(&mut gate, false, begin + 10_000, begin + 40_000);
+        assert!((1..=4).contains(&later), "{known}: {later} of 300");
+        // Its next answer ends that.
+        assert!(impatient(&mut gate, true, begin + 40_000, begin + 60_000) > 50, "{known}");
+        assert_eq!(worker(&gate), None, "{known}");
+        assert_eq!(gate.snapshot(at(begin + 60_000)).workers[0].limit, 8, "{known}");
+    }
+}
+
+#[test]
+fn clients_that_leave_a_well_worker_say_nothing() {
+    // They hang up at once; or all leave in one bad moment, again and again, with answers in between.
+    for (left, answers) in [(900, false), (3000, true)] {
+        let mut gate = two();
+        for round in 0..8 {
+            let (sent, left) = (at(round * 5000), at(round * 5000 + left));
+            let permits = [(); 4].map(|()| granted(&mut gate, &ask("a"), sent).permit);
+            permits.iter().for_each(|permit| gate.dispatched(*permit, sent));
+            permits.iter().for_each(|permit| gate.abandon(*permit, 0, left));
+            assert_eq!(reachable(&gate, left), [true; 2], "{left:?}");
+            for id in ["w1", "w2"].iter().filter(|_| answers) {
+                let only = PermitRequest { worker: Some(Arc::from(*id)), ..ask("b") };
+                let permit = granted(&mut gate, &only, left).permit;
+                gate.dispatched(permit, left);
+                gate.first_token(permit, left + Duration::from_millis(100));
+                gate.release(permit, Ending::Complete, 5, left + Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_last_worker_keeps_its_requests_though_they_leave_it() {
+    let mut gate = gate(settings(), &[member("w1", 8)]);
+    for round in 0..10 {
+        let sent = at(round * 3000);
+        let permit = stream(&mut gate, "w1", false, sent);
+        gate.abandon(permit, 0, sent + Duration::from_millis(2000));
+    }
+    assert_eq!(gate.snapshot(at(30_000)).workers[0].trouble, None);
+}
