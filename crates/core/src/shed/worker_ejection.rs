@@ -14,6 +14,8 @@ use super::settings::EjectionSettings;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause, whatever the worker asks for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Longest time without a trial while the workers that take requests fail them.
+const LONGEST_NEEDED: Duration = Duration::from_secs(10);
 
 /// Why a worker gets no requests, or should get none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +66,9 @@ pub(super) struct WorkerEjection {
     /// Length of the last ejection, and the recovery after it.
     term: Duration,
     recovered_at: Option<Nanos>,
-    /// Length of the last pause.
+    /// Length of the last pause, and what the worker itself asked for with its last refusal.
     pause: Duration,
+    asked: Duration,
     /// The trial request in flight.
     trial: Option<PermitId>,
 }
@@ -82,6 +85,7 @@ impl WorkerEjection {
             until: now + term,
             term,
             recovered_at: None,
+            asked: Duration::ZERO,
             ..*self
         };
     }
@@ -93,15 +97,17 @@ impl WorkerEjection {
         }
     }
 
-    /// Pauses a busy worker, for twice as long as the last time.
-    pub(super) fn pause(&mut self, now: Nanos) {
+    /// Pauses a busy worker, for twice as long as the last time. `asks` is the time that it names,
+    /// which counts once another worker has served the request ([`Self::lengthen`]).
+    pub(super) fn pause(&mut self, asks: Option<Duration>, now: Nanos) {
         if now < self.until {
             return;
         }
         let length = (self.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         let trouble =
             self.trouble.filter(|trouble| *trouble == WorkerTrouble::Ejected).or(Some(WorkerTrouble::Busy));
-        *self = Self { trouble, since: now, until: now + length, pause: length, ..*self };
+        let asked = asks.unwrap_or_default().min(LONGEST_PAUSE);
+        *self = Self { trouble, since: now, until: now + length, pause: length, asked, ..*self };
     }
 
     /// Extends the pause to `asks`, now that another worker has served what this one refused.
@@ -110,6 +116,17 @@ impl WorkerEjection {
             let length = asks.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
             (self.until, self.pause) = (self.until.max(self.since + length), length);
         }
+    }
+
+    /// Brings the next trial forward, because no other worker serves well. A time that the worker
+    /// itself asked for stays. Returns `true` if that changes anything.
+    pub(super) fn shorten(&mut self) -> bool {
+        let until = self.since + LONGEST_NEEDED.max(self.asked);
+        let sooner = self.is_aside() && until < self.until;
+        if sooner {
+            self.until = until;
+        }
+        sooner
     }
 
     /// Delays the next trial, after one failed that is no certain evidence yet.
@@ -242,24 +259,39 @@ mod tests {
         assert!(aside.is_open(now), "it does not say that it is busy");
         for (asks, seconds) in [(None, 1), (None, 2), (None, 4), (Some(20), 20), (None, 40), (Some(3600), 60)]
         {
-            aside.pause(now);
+            aside.pause(None, now);
             // Answers of the same moment add nothing.
-            aside.pause(now);
+            aside.pause(None, now);
             asks.map(Duration::from_secs).into_iter().for_each(|asks| aside.lengthen(asks));
             assert_eq!(aside.closed_until(now), Some(now + Duration::from_secs(seconds)), "{asks:?}");
             now = now + Duration::from_secs(seconds);
         }
         assert!(!aside.succeeded(Nanos::ZERO, now), "it was sent before");
         assert!(aside.succeeded(now, now));
-        aside.pause(now);
+        aside.pause(None, now);
         assert_eq!(aside.closed_until(now), Some(now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn no_time_set_aside_is_long_where_it_is_needed_but_what_the_worker_asked_for_stays() {
+        for (asks, seconds) in [(None, 10), (Some(3), 10), (Some(25), 25)] {
+            let mut aside = WorkerEjection { pause: Duration::from_secs(20), ..WorkerEjection::default() };
+            assert!(!aside.shorten(), "it takes requests");
+            aside.pause(asks.map(Duration::from_secs), Nanos::ZERO);
+            assert!(!aside.is_open(Nanos::from_secs(39)), "{asks:?}");
+            assert!(aside.shorten() && !aside.shorten());
+            assert_eq!(aside.closed_until(Nanos::ZERO), Some(Nanos::from_secs(seconds)), "{asks:?}");
+        }
+        let mut ejected = WorkerEjection { term: Duration::from_secs(80), ..WorkerEjection::default() };
+        ejected.eject(&settings(), Nanos::ZERO);
+        assert!(ejected.shorten() && ejected.is_open(Nanos::from_secs(10)));
     }
 
     #[test]
     fn a_busy_worker_that_was_ejected_stays_so() {
         let mut aside = WorkerEjection::default();
         aside.eject(&settings(), Nanos::ZERO);
-        aside.pause(Nanos::from_secs(5));
+        aside.pause(None, Nanos::from_secs(5));
         assert_eq!(aside.trouble(), Some(WorkerTrouble::Ejected));
         let mut failing = WorkerEjection::default();
         failing.mark_failing(Nanos::ZERO);

@@ -13,7 +13,11 @@
 //!   fails and is not ejected counts as loaded as the others, so that it gets no more than its share;
 //!   sessions and prompts that are bound to it go to others that have room.
 //! * **Trade-off.** A worker on trial serves one request at a time, until that is complete or has
-//!   flowed for as long as the shortest ejection.
+//!   flowed for as long as the shortest ejection. While the only worker that takes requests fails
+//!   them, those set aside are tried within 10 s, or callers would wait for the end of a long pause
+//!   of a worker that is well again.
+
+use std::time::Duration;
 
 use crate::clock::Nanos;
 use crate::shed::ask::WorkerFailure;
@@ -121,18 +125,31 @@ impl Gate {
         self.serve(now);
     }
 
-    /// Pauses a worker that said it is busy, unless no other takes work.
-    pub(super) fn pause(&mut self, place: usize, now: Nanos) {
-        if self.settings.ejection.mode != EjectionMode::On {
-            return;
-        }
-        let mut others = self.workers.iter().enumerate().filter(|(other, _)| *other != place);
-        if !others.any(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.takes_work_now(now))) {
+    /// Pauses a worker that said it is busy, unless no other takes work. `asks` is the time that it
+    /// wants to be left alone.
+    pub(super) fn pause(&mut self, place: usize, asks: Option<Duration>, now: Nanos) {
+        if self.settings.ejection.mode != EjectionMode::On || !self.others_take_work(place, now) {
             return;
         }
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
-        worker.aside.pause(now);
+        worker.aside.pause(asks, now);
         self.update_sums(place, now);
+    }
+
+    /// Lets ejected and paused workers be tried soon, because the only worker that takes work has
+    /// failed a request. Nothing says that it does better than they would by now.
+    pub(super) fn shorten_absences(&mut self, place: usize, now: Nanos) {
+        if self.others_take_work(place, now) {
+            return;
+        }
+        for worker in self.workers.iter_mut().flatten() {
+            self.sums.stale |= worker.aside.shorten();
+        }
+    }
+
+    fn others_take_work(&self, place: usize, now: Nanos) -> bool {
+        let mut others = self.workers.iter().enumerate().filter(|(other, _)| *other != place);
+        others.any(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.takes_work_now(now)))
     }
 
     /// Reopens ejected and paused workers if no others are left: a bad worker is better than none.

@@ -44,12 +44,13 @@ impl Gate {
         }
         match (kind, quota) {
             (WorkerFailure::Busy(wait), Some(quota)) => quota.0.refused(wait, now),
-            (WorkerFailure::Busy(_), None) => self.pause(place, now),
+            (WorkerFailure::Busy(asks), None) => self.pause(place, asks, now),
             _ => {}
         }
         if silent {
             self.fall_silent(place, now);
         }
+        self.shorten_absences(place, now);
         self.update_sums(place, now);
         self.process_timeouts(now);
         self.serve(now);

@@ -350,6 +350,39 @@ fn who_says_that_it_is_busy_is_left_alone_and_never_ejected() {
     assert_eq!(open(&alone, at(0)), [true], "the only one");
 }
 
+/// Lets both workers fail all requests of 35 s, one every 100 ms. Then the one that is set aside is well,
+/// and the other one busy. Returns for how many milliseconds requests still fail.
+fn back_after(mut failure: WorkerFailure) -> u64 {
+    let mut gate = of(2);
+    let mut well = None;
+    for millis in (0..200_000).step_by(100) {
+        let now = at(millis);
+        if well.is_none() && millis >= 35_000 {
+            let aside = gate.snapshot(now).workers.into_iter().find(|worker| !worker.reachable);
+            well = aside.map(|worker| (worker.id, millis));
+            failure = WorkerFailure::Busy(None);
+        }
+        let grant = granted(&mut gate, &ask(if millis % 200 == 0 { "a" } else { "b" }), now);
+        gate.dispatched(grant.permit, now);
+        match &well {
+            Some((well, since)) if *well == grant.worker => return millis - since,
+            _ => gate.worker_failed(grant.permit, failure, now),
+        }
+        gate.suspect(grant.permit, &grant.worker, failure, now);
+        gate.release(grant.permit, Ending::Refused, 0, now);
+    }
+    u64::MAX
+}
+
+#[test]
+fn a_worker_that_is_well_again_serves_soon_if_the_others_refuse_everything() {
+    // Paused for longer and longer, or ejected.
+    for failure in [WorkerFailure::Busy(None), WorkerFailure::Error] {
+        let back = back_after(failure);
+        assert!(back <= 10_000, "{failure:?}: {back} ms");
+    }
+}
+
 #[test]
 fn errors_are_no_samples_of_speed_and_plain_ones_no_failures() {
     let mut gate = of(2);
