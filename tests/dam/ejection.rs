@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use traffic_dam::server::admin::AdminSource;
 
-use super::client::chat;
+use super::client::{chat, request};
 use super::rig::{Dam, Worker, before, eventually};
 
 /// Sequential requests per case.
@@ -56,6 +56,53 @@ async fn a_worker_that_fails_fast_does_not_draw_the_load() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_request_without_a_permit_avoids_a_worker_in_trouble() {
+    for fault in ["status:500", "status:503", "killed"] {
+        let (mut workers, text) = four();
+        let dam = Dam::start(&text);
+        let bad = workers.remove(0);
+        let bad = if fault == "killed" {
+            bad.kill().await;
+            None
+        } else {
+            bad.fault(fault, 10_000).await;
+            Some(bad)
+        };
+        let mut number = 0;
+        eventually("it is red", async || {
+            number += 1;
+            dam.ask(chat(&number.to_string(), true, 2, &[])).await;
+            dam.metric("worker_light", "w0") == 0.0
+        })
+        .await;
+        let received = async || match &bad {
+            Some(worker) => worker.tally("received").await,
+            None => 0,
+        };
+        let before = received().await;
+        for number in 0..60 {
+            let body = format!(r#"{{"model":"sim","prompt":"{number}"}}"#);
+            let answer = dam.ask(request("POST /tokenize", &[], body)).await;
+            assert_eq!(answer.status, 200, "{fault}: {number}: {}", answer.text());
+        }
+        assert_eq!(received().await, before, "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_in_trouble_serves_requests_without_a_permit_if_it_is_the_only_one() {
+    let worker = Worker::start(8);
+    let dam = Dam::start(&before(&[worker.entry("w0", 8)], ""));
+    worker.fault("status:500", 5).await;
+    eventually("it is red", async || {
+        dam.ask(chat("a", true, 2, &[])).await;
+        dam.metric("worker_light", "w0") == 0.0
+    })
+    .await;
+    assert_eq!(dam.ask(request("POST /tokenize", &[], r#"{"model":"sim","prompt":"a"}"#)).await.status, 200);
 }
 
 #[tokio::test]

@@ -97,9 +97,15 @@ impl Forward<'_> {
                 let serves = |worker: &&Arc<FleetWorker>| worker.eligible && worker.spec.external.is_none();
                 let eligible =
                     || fleet.workers().iter().filter(serves).filter(|worker| meant(&worker.spec.pool));
-                let count = eligible().count();
+                // Such a request is not worth a failure: only those with a permit test a worker.
+                let pools = fleet.pools().iter().filter(|pool| meant(&pool.name));
+                let avoided: Vec<_> = pools.flat_map(|pool| pool.gate.workers_to_avoid()).collect();
+                let is_well = |worker: &&Arc<FleetWorker>| !avoided.contains(&worker.spec.id);
+                let any_is_well = eligible().any(|worker| is_well(&worker));
+                let usable = || eligible().filter(|worker| !any_is_well || is_well(worker));
+                let count = usable().count();
                 let first = self.start.wrapping_add(self.retries as usize) % count.max(1);
-                let mut in_turn = eligible().cycle().skip(first).take(count);
+                let mut in_turn = usable().cycle().skip(first).take(count);
                 match kinds::row(self.kind).beside {
                     None => in_turn.next(),
                     Some(bounds) => {

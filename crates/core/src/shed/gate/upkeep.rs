@@ -104,6 +104,15 @@ impl Gate {
         wait + spread.mul_f64(self.retry_spread.position(self.random.f64()))
     }
 
+    /// Returns the ids of workers that should get no request now if others can: those that take no
+    /// work, and those in trouble, which only requests with a permit test.
+    #[must_use]
+    pub fn workers_to_avoid(&self, now: Nanos) -> Vec<Arc<str>> {
+        let workers = self.workers.iter().flatten();
+        let avoided = workers.filter(|worker| worker.trouble().is_some() || !worker.takes_work_now(now));
+        avoided.map(|worker| Arc::clone(&worker.member.id)).collect()
+    }
+
     /// Returns the current state of the gate.
     #[must_use]
     pub fn snapshot(&self, now: Nanos) -> GateSnapshot {

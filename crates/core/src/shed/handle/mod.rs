@@ -79,6 +79,13 @@ impl GateHandle {
         self.with(|state, now| state.gate.snapshot(now))
     }
 
+    /// Returns the workers for which a request without a permit is too much; see
+    /// [`Gate::workers_to_avoid`].
+    #[must_use]
+    pub fn workers_to_avoid(&self) -> Vec<Arc<str>> {
+        self.with(|state, now| state.gate.workers_to_avoid(now))
+    }
+
     /// Returns the counts of the canary under way; see [`Gate::canary_counts`].
     #[must_use]
     pub fn canary_counts(&self) -> Option<(u64, CanaryCounts)> {
