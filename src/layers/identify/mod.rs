@@ -37,6 +37,10 @@ const CLASS_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-class");
 const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
+/// Tokens of one request whose signatures are checked. A check costs 50 µs or more, and a head has
+/// room for a hundred tokens; no client sends more than two.
+const TOKENS_CHECKED: usize = 8;
+
 /// A source of identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdentitySource {
@@ -143,13 +147,14 @@ impl KnownCallers {
         let trusted = self.trusts(peer.addr.ip());
         let client_ip = if trusted { self.client_behind(headers, peer.addr.ip()) } else { peer.addr.ip() };
         let ShownCredentials { header: carrier, owner, fault } = self.credentials(headers);
-        let strip = match (&owner, &carrier) {
+        let mut strip = match (&owner, &carrier) {
             _ if !self.settings.forward_authorization => {
                 self.settings.key_headers.iter().cloned().chain([AUTHORIZATION, API_KEY_HEADER]).collect()
             }
             (Some(_), Some(carrier)) => SmallVec::from_iter([carrier.clone()]),
             _ => SmallVec::new(),
         };
+        self.add_fields_with_secrets(headers, &mut strip);
         let forwarding =
             Forwarding { strip, peer_ip: peer.addr.ip(), client_ip, tls: peer.tls, trusted_proxy: trusted };
 
@@ -225,7 +230,7 @@ impl KnownCallers {
                 continue;
             }
             shown.header.get_or_insert_with(|| place.clone());
-            if self.by_digest.is_empty() && self.stored.is_none() && self.tokens.is_none() {
+            if !self.knows_secrets() {
                 continue;
             }
             let Some(secret) = secret else { continue };
@@ -243,6 +248,40 @@ impl KnownCallers {
             }
         }
         shown
+    }
+
+    /// Returns `true` if any key or token can have an owner.
+    fn knows_secrets(&self) -> bool {
+        !self.by_digest.is_empty() || self.stored.is_some() || self.tokens.is_some()
+    }
+
+    /// Adds the fields that hold a key or token with an owner. A client may send a second one, or the
+    /// same one twice, in a line or field where this gateway looks for none and a worker would.
+    fn add_fields_with_secrets(&self, headers: &HeaderMap, strip: &mut SmallVec<[HeaderName; 2]>) {
+        if !self.knows_secrets() {
+            return;
+        }
+        let mut tokens = 0;
+        for (name, value) in headers {
+            if is_never_secret(name.as_str()) || strip.contains(name) {
+                continue;
+            }
+            let mut has_owner = |secret: &[u8]| {
+                let digest: [u8; 32] = Sha256::digest(secret).into();
+                if self.owner_of_key(&digest).is_some() {
+                    return true;
+                }
+                if self.tokens.is_none() || !looks_like_a_token(secret) {
+                    return false;
+                }
+                tokens += 1;
+                tokens > TOKENS_CHECKED || matches!(self.owner_of_token(secret, &digest), Some(Ok(_)))
+            };
+            let value = value.as_bytes();
+            if has_owner(value) || after_scheme(value).is_some_and(has_owner) {
+                strip.push(name.clone());
+            }
+        }
     }
 
     fn owner_of_key(&self, digest: &[u8; 32]) -> Option<Owner> {
@@ -292,6 +331,33 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     (ends && scheme.eq_ignore_ascii_case(b"bearer")).then(|| rest.trim_ascii())
 }
 
+/// Returns the text after the first blank, as of `Bearer KEY` or `Token KEY`; `None` without a blank.
+fn after_scheme(value: &[u8]) -> Option<&[u8]> {
+    let blank = value.iter().position(|byte| *byte == b' ')?;
+    value.get(blank..).map(<[u8]>::trim_ascii).filter(|secret| !secret.is_empty())
+}
+
+/// Returns `true` for fields that clients send with each request and that hold no secret. They are
+/// most of a head, and a digest of each would cost more than all else that is done with it.
+fn is_never_secret(name: &str) -> bool {
+    matches!(
+        name,
+        "host"
+            | "accept"
+            | "accept-encoding"
+            | "accept-language"
+            | "anthropic-version"
+            | "connection"
+            | "content-length"
+            | "content-type"
+            | "traceparent"
+            | "transfer-encoding"
+            | "user-agent"
+            | "x-request-id"
+    ) || name.starts_with("x-stainless-")
+        || name.starts_with("x-forwarded-")
+}
+
 /// Base64 that ignores trailing bits, so that a truncated token is recognized and reported as one.
 const LENIENT: GeneralPurpose =
     GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
@@ -318,7 +384,7 @@ fn identity_header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h 
 }
 
 /// Returns the [`CallerId`] of an address; for IPv6 the /64 network, which one subscriber has.
-fn address_id(address: IpAddr) -> String {
+pub(crate) fn address_id(address: IpAddr) -> String {
     match network_of(address) {
         IpAddr::V4(v4) => format!("ip:{v4}"),
         IpAddr::V6(v6) => format!("ip:{v6}/64"),

@@ -49,6 +49,41 @@ fn a_known_key_is_its_owner_and_never_goes_on() {
 }
 
 #[test]
+fn no_line_or_field_with_a_known_key_goes_on() {
+    let callers = callers(|settings| {
+        settings.forward_authorization = true;
+        settings.keys.push(KeyOwner {
+            id: "team-b".into(),
+            sha256: Sha256::digest("sk-b").into(),
+            rights: CallerRights::default(),
+        });
+    });
+    for (headers, strip) in [
+        (
+            &[("authorization", "Bearer sk-one"), ("x-api-key", "sk-b")][..],
+            &["authorization", "x-api-key"][..],
+        ),
+        (&[("authorization", "Bearer other"), ("authorization", "Bearer sk-b")], &["authorization"]),
+        (&[("x-api-key", "foreign"), ("x-api-key", "sk-b")], &["x-api-key"]),
+        (&[("authorization", "Bearer other"), ("api-key", "sk-b")], &["api-key"]),
+        (&[("authorization", "Token sk-b"), ("x-mine", "sk-one")], &["authorization", "x-mine"]),
+        (&[("authorization", "Bearer other"), ("x-api-key", "foreign"), ("cookie", "a=b")], &[]),
+    ] {
+        let (_, forwarding) = ask(&callers, "192.0.2.1", headers).expect("anyone may call");
+        let mut stripped: Vec<_> = forwarding.strip.iter().map(HeaderName::as_str).collect();
+        stripped.sort_unstable();
+        assert_eq!(stripped, strip, "{headers:?}");
+    }
+}
+
+#[test]
+fn without_forwarding_a_known_key_goes_on_in_no_other_field() {
+    let (_, forwarding) =
+        ask(&callers(|_| {}), "192.0.2.1", &[("api-key", SECRET)]).expect("anyone may call");
+    assert!(forwarding.strip.iter().any(|header| header == "api-key"), "{forwarding:?}");
+}
+
+#[test]
 fn invented_keys_share_their_address() {
     let callers = callers(|_| {});
     assert_eq!(id(ask(&callers, "192.0.2.1", &[("authorization", "Bearer sk-two")])), "ip:192.0.2.1");

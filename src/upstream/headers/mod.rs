@@ -314,7 +314,6 @@ pub(crate) fn request_trailers(fields: &mut HeaderMap, strip: &[HeaderName]) {
             "host"
                 | "expect"
                 | "authorization"
-                | "x-api-key"
                 | "cookie"
                 | "trailer"
                 | "x-request-id"
@@ -327,6 +326,8 @@ pub(crate) fn request_trailers(fields: &mut HeaderMap, strip: &[HeaderName]) {
         ) || name.starts_with("content-")
             || name.starts_with("if-")
             || name.starts_with("sec-")
+            // As `authorization`: a credential is no trailer, and `identify` has not seen this one.
+            || name.ends_with("api-key")
     };
     let barred = |name: &str| {
         is_ours(name)
