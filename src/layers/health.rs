@@ -16,12 +16,11 @@ use http::{HeaderValue, Method, Request, Response};
 use tower::{Layer, Service};
 
 use super::cost::CostSettings;
+use super::paths::HEALTH;
 use super::rescue::AnswerBody;
 use crate::fleet::Fleet;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Ending, RequestRecord};
-
-const PATH: &str = "/health";
 
 /// Layer for [`Health`].
 #[derive(Clone, Debug)]
@@ -35,7 +34,7 @@ impl HealthLayer {
     /// Creates a layer that answers for `fleet`, unless `intake` lets the path through to workers.
     #[must_use]
     pub(crate) fn new(fleet: Arc<ArcSwap<Fleet>>, intake: &CostSettings) -> Self {
-        Self { fleet, forwarded: intake.paths.find(&Method::GET, PATH).is_ok() }
+        Self { fleet, forwarded: intake.paths.find(&Method::GET, HEALTH).is_ok() }
     }
 
     fn answer(&self) -> Result<Response<Bytes>, Refusal> {
@@ -78,14 +77,14 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let asked = request.uri().path() == PATH && matches!(*request.method(), Method::GET | Method::HEAD);
+        let asked = request.uri().path() == HEALTH && matches!(*request.method(), Method::GET | Method::HEAD);
         if self.shared.forwarded || !asked {
             let pass: fn(Response<R>) -> Response<AnswerBody<R>> = |response| response.map(AnswerBody::inner);
             return Either::Left(self.inner.call(request).map_ok(pass));
         }
         let record = request.extensions().get::<Arc<RequestRecord>>();
         if let Some(record) = record {
-            record.set_route(&PATH.into());
+            record.set_route(&HEALTH.into());
         }
         let answer = self.shared.answer().map(|answer| answer.map(AnswerBody::text));
         if let (Some(record), Ok(_)) = (record, &answer) {

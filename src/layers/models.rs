@@ -33,7 +33,7 @@ use tokio::time::timeout;
 use tower::{Layer, Service};
 
 use super::passed::{PassedOr, answered, passed};
-use super::paths::{MODEL, MODELS};
+use super::paths::{ANTHROPIC_VERSION, MODEL, MODELS};
 use super::rescue::AnswerBody;
 use super::shed::no_such_model;
 use crate::clock::{Clock, Nanos};
@@ -41,7 +41,8 @@ use crate::fleet::{Fleet, Pool};
 use crate::models::ModelTable;
 use crate::refusal::{Reason, Refusal, with_jitter};
 use crate::request::{
-    AllowedModels, Caller, DecodedPath, Ending, GatewayRequest, Kind, Payload, RequestCost, RequestRecord,
+    AllowedModels, Caller, DecodedPath, Ending, Forwarding, GatewayRequest, Kind, Payload, RequestCost,
+    RequestRecord,
 };
 
 /// How long a list is cached, and how long it is known that there is none.
@@ -61,9 +62,6 @@ const MAX_MODELS: usize = 1024;
 const LONGEST_NAME: usize = 256;
 /// Headers with credentials, by which a worker may answer clients differently.
 const CREDENTIALS: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("x-api-key")];
-
-/// Header by which clients of Anthropic's API are known.
-const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 
 /// Cache of the lists of served models.
 #[derive(Debug)]
@@ -367,7 +365,11 @@ where
         }
         let (inner, cache) = (self.inner.clone(), Arc::clone(&self.cache));
         // Split because the body need not be `Sync`.
-        let (head, _) = request.into_parts();
+        let (mut head, _) = request.into_parts();
+        // The workers are asked with the client's credentials, but never get a key that the gateway knows.
+        if let Some(forwarding) = head.extensions.get::<Forwarding>() {
+            forwarding.strip.iter().for_each(|name| drop(head.headers.remove(name)));
+        }
         answered(async move {
             let list = cache.list(inner, &head.headers).await?;
             let decoded = head.extensions.get::<DecodedPath>();

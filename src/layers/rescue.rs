@@ -20,7 +20,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use super::paths::Paths;
+use super::paths::{ANTHROPIC_VERSION, Paths, is_of_models};
 use crate::clock;
 use crate::openai::dialect::Dialect;
 use crate::openai::{anthropic, headers};
@@ -74,7 +74,14 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let record = request.extensions().get::<Arc<RequestRecord>>().cloned();
         let path = request.uri().path();
-        let dialect = self.paths.as_ref().map_or(Dialect::default(), |paths| paths.dialect(path));
+        let dialect = match &self.paths {
+            // Both APIs have the list of models: only this field tells their clients apart.
+            Some(_) if is_of_models(path) && request.headers().contains_key(ANTHROPIC_VERSION) => {
+                Dialect::Anthropic
+            }
+            Some(paths) => paths.dialect(path),
+            None => Dialect::default(),
+        };
         let inner = &mut self.inner;
         // A service may panic in `call` as well as in its future.
         let called = std::panic::catch_unwind(AssertUnwindSafe(|| inner.call(request)));

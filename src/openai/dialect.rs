@@ -18,7 +18,18 @@ pub enum Dialect {
     Anthropic,
 }
 
+/// Path of the Messages API; refusals on it and below it are in its dialect.
+const MESSAGES: &str = "/v1/messages";
+
 impl Dialect {
+    /// Returns the dialect that the look of a path says. Routes in the settings may say otherwise.
+    #[must_use]
+    pub(crate) fn at(path: &str) -> Self {
+        let is_of_messages =
+            path.strip_prefix(MESSAGES).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if is_of_messages { Self::Anthropic } else { Self::OpenAi }
+    }
+
     /// Returns the HTTP status of a refusal.
     #[must_use]
     pub(crate) const fn status(self, reason: Reason) -> StatusCode {

@@ -22,8 +22,10 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::{self, Finding, FramingScanner, HeadExcess};
-use super::service::ConnectionState;
+use super::service::{ConnectionState, OwnError};
 use super::write_timeout::LazySleep;
+use crate::openai::anthropic::REQUEST_ID;
+use crate::openai::dialect::Dialect;
 use crate::refusal::Reason;
 
 /// Maximum bytes of hyper's bare answer: status line, length, `connection`, maybe a date. Ours are
@@ -121,7 +123,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HeadTimeout<T> {
             // Nothing was written here before, so this cannot land inside another answer. One
             // attempt is enough: the socket's buffer is empty.
             let message = "the request's head did not arrive within bounds.header_read";
-            let answer = explain("408 Request Timeout", Reason::BadRequest, message);
+            let answer = explain("408 Request Timeout", Reason::BadRequest, message, self.scanner.dialect());
             if Pin::new(&mut self.inner).poll_write(cx, &answer).is_ready() {
                 drop(Pin::new(&mut self.inner).poll_flush(cx));
             }
@@ -176,7 +178,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadTimeout<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_owed(cx))?;
-        if let Some(answer) = explained(buf, this.scanner.excess()) {
+        if let Some(answer) = explained(buf, &this.scanner) {
             this.pending_answer = answer;
             return Poll::Ready(Ok(buf.len()));
         }
@@ -191,7 +193,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadTimeout<T> {
         let this = self.get_mut();
         ready!(this.poll_owed(cx))?;
         if let [only] = bufs
-            && let Some(answer) = explained(only, this.scanner.excess())
+            && let Some(answer) = explained(only, &this.scanner)
         {
             this.pending_answer = answer;
             return Poll::Ready(Ok(only.len()));
@@ -221,9 +223,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadTimeout<T> {
     }
 }
 
-/// Returns the full answer that replaces `written` if this is a bare one of hyper. `excess` is what
-/// the head that it answers had too much of, besides bytes.
-fn explained(written: &[u8], excess: Option<HeadExcess>) -> Option<Bytes> {
+/// Returns the full answer that replaces `written` if this is a bare one of hyper. `scanner` has read
+/// the head that it answers.
+fn explained(written: &[u8], scanner: &FramingScanner) -> Option<Bytes> {
     if written.len() > LONGEST_BARE_ANSWER || !written.starts_with(b"HTTP/1.1 4") {
         return None;
     }
@@ -237,7 +239,7 @@ fn explained(written: &[u8], excess: Option<HeadExcess>) -> Option<Bytes> {
                 || line.starts_with("content-length: ")
                 || line.starts_with("connection: ")
         });
-    let (status, reason, message) = match (status.get(..3)?, excess) {
+    let (status, reason, message) = match (status.get(..3)?, scanner.excess()) {
         // Hyper does not tell a long body from a long head.
         ("431", Some(HeadExcess::Length)) => {
             ("413 Payload Too Large", Reason::BodyTooLarge, framing::LARGE_BODY)
@@ -252,16 +254,18 @@ fn explained(written: &[u8], excess: Option<HeadExcess>) -> Option<Bytes> {
         ("431", None) => (status, Reason::BadRequest, framing::LONG_HEAD),
         _ => return None,
     };
-    bare.then(|| explain(status, reason, message))
+    bare.then(|| explain(status, reason, message, scanner.dialect()))
 }
 
-fn explain(status: &str, reason: Reason, message: &str) -> Bytes {
-    let body = super::service::error_body(reason, message);
-    Bytes::from(format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         x-traffic-dam-reason: {reason}\r\nconnection: close\r\n\r\n{body}",
+fn explain(status: &str, reason: Reason, message: &'static str, dialect: Dialect) -> Bytes {
+    let OwnError { body, id } = OwnError::new(dialect, reason, message);
+    let id = id.map(|id| format!("{REQUEST_ID}: {id}\r\nx-request-id: {id}\r\n")).unwrap_or_default();
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{id}\
+         x-traffic-dam-reason: {reason}\r\nconnection: close\r\n\r\n",
         body.len(),
-    ))
+    );
+    [head.as_bytes(), &body[..]].concat().into()
 }
 
 #[cfg(test)]
@@ -270,21 +274,22 @@ mod tests {
 
     #[test]
     fn only_a_bare_error_is_explained() {
+        let fresh = FramingScanner::new();
         let date = "date: Sat, 21 Nov 2026 10:00:00 GMT\r\n\r\n";
         let bare =
             |status: &str| format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n{date}");
         for status in ["400 Bad Request", "414 URI Too Long", "431 Request Header Fields Too Large"] {
-            let answer = explained(bare(status).as_bytes(), None).unwrap();
+            let answer = explained(bare(status).as_bytes(), &fresh).unwrap();
             let answer = std::str::from_utf8(&answer).unwrap();
             assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
             assert!(answer.contains("\"code\":\"bad_request\""), "{answer}");
         }
-        assert!(explained(bare("404 Not Found").as_bytes(), None).is_none());
-        assert!(explained(bare("200 OK").as_bytes(), None).is_none());
+        assert!(explained(bare("404 Not Found").as_bytes(), &fresh).is_none());
+        assert!(explained(bare("200 OK").as_bytes(), &fresh).is_none());
         let ours = format!(
             "HTTP/1.1 400 Bad Request\r\nconnection: close\r\nx-request-id: a\r\ncontent-length: 0\r\n{date}"
         );
-        assert!(explained(ours.as_bytes(), None).is_none());
+        assert!(explained(ours.as_bytes(), &fresh).is_none());
     }
 
     #[test]
@@ -293,7 +298,7 @@ mod tests {
             let mut scanner = FramingScanner::new();
             scanner.scan(format!("POST / HTTP/1.1\r\n{fields}").as_bytes());
             let bare = format!("HTTP/1.1 {bare}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-            let answer = explained(bare.as_bytes(), scanner.excess()).unwrap();
+            let answer = explained(bare.as_bytes(), &scanner).unwrap();
             String::from_utf8(answer.to_vec()).unwrap()
         };
         const TOO_LARGE: &str = "431 Request Header Fields Too Large";
@@ -319,5 +324,29 @@ mod tests {
             assert!(answer.contains(words), "{answer}");
         }
         assert!(framing::MANY_FIELDS.contains(&framing::MAX_FIELDS.to_string()));
+    }
+
+    #[test]
+    fn a_messages_client_is_told_in_its_own_form() {
+        let bare =
+            "HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        for (read, messages) in [
+            ("POST /v1/messages HTTP/1.1\r\nx-a: aaa", true),
+            ("POST /v1/messages/count_tokens?beta=true HTTP/1.1\r\n", true),
+            ("POST /v1/messages/batches", true),
+            ("POST /v1/messages2 HTTP/1.1\r\n", false),
+            ("POST /v1/chat/completions HTTP/1.1\r\n", false),
+            ("POST /v1/messages HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n", false),
+            ("", false),
+        ] {
+            let mut scanner = FramingScanner::new();
+            scanner.scan(read.as_bytes());
+            let answer = explained(bare.as_bytes(), &scanner).unwrap();
+            let answer = std::str::from_utf8(&answer).unwrap();
+            assert_eq!(answer.contains("\r\nrequest-id: "), messages, "{read}: {answer}");
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{answer}");
+            assert_eq!(body.starts_with("{\"type\":\"error\""), messages, "{read}: {answer}");
+        }
     }
 }

@@ -19,7 +19,9 @@ use super::Peer;
 use super::drain::{Drain, DrainPhase};
 use super::framing::{self, Finding};
 use super::write_timeout::{StreamProgress, current_turn};
-use crate::refusal::Reason;
+use crate::openai::anthropic::REQUEST_ID;
+use crate::openai::dialect::Dialect;
+use crate::refusal::{Reason, Refusal};
 
 /// An HTTP/2 connection ends after this many resets before an answer, if also more than half of all
 /// its streams: clients give up now and then, a reset flood does nothing else.
@@ -151,12 +153,16 @@ where
         let permit = Some(self.link.enter());
         let (mut parts, body) = request.into_parts();
         let fault = framing::fault(&parts, self.link.framing());
+        let dialect = || Dialect::at(parts.uri.path());
         let state = match fault {
-            Some(fault) => AnswerState::Malformed { status: StatusCode::BAD_REQUEST, fault },
+            Some(fault) => {
+                AnswerState::Malformed { status: StatusCode::BAD_REQUEST, fault, dialect: dialect() }
+            }
             // Hyper limits only incomplete heads: a long head that arrives at once passes it.
             None if framing::head_length(&parts) > self.longest_head => AnswerState::Malformed {
                 status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 fault: framing::LONG_HEAD,
+                dialect: dialect(),
             },
             None => {
                 parts.extensions.insert(self.link.peer);
@@ -188,7 +194,7 @@ pin_project! {
     where
         S: Service<Request<Incoming>>,
     {
-        Malformed { status: StatusCode, fault: &'static str },
+        Malformed { status: StatusCode, fault: &'static str, dialect: Dialect },
         Asked { #[pin] answer: S::Future },
     }
 }
@@ -202,12 +208,15 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = match this.state.project() {
-            StateProj::Malformed { status, fault } => {
-                let mut response = Response::new(ConnectionBody::Own {
-                    text: Some(error_body(Reason::BadRequest, fault).into()),
-                });
+            StateProj::Malformed { status, fault, dialect } => {
+                let OwnError { body, id } = OwnError::new(*dialect, Reason::BadRequest, *fault);
+                let mut response = Response::new(ConnectionBody::Own { text: Some(body) });
                 *response.status_mut() = *status;
                 let headers = response.headers_mut();
+                if let Some(id) = id.and_then(|id| HeaderValue::from_str(&id).ok()) {
+                    headers.insert("x-request-id", id.clone());
+                    headers.insert(REQUEST_ID, id);
+                }
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 headers.insert("x-traffic-dam-reason", HeaderValue::from_static(Reason::BadRequest.as_str()));
                 // The start of the next request on this connection is unreliable now.
@@ -294,9 +303,18 @@ impl<B: Body<Data = Bytes>> Body for ConnectionBody<B> {
     }
 }
 
-/// JSON body for a malformed request. `message` is plain text without quotes or backslashes.
-pub(super) fn error_body(code: Reason, message: &str) -> String {
-    format!(
-        r#"{{"error":{{"message":"{message}","type":"invalid_request_error","param":null,"code":"{code}"}}}}"#
-    )
+/// An error that the listener itself answers with: no layer sees a malformed request.
+pub(super) struct OwnError {
+    /// JSON, in the words of the dialect.
+    pub(super) body: Bytes,
+    /// The id in it, which clients of this dialect also read in [`REQUEST_ID`] and in `x-request-id`.
+    pub(super) id: Option<String>,
+}
+
+impl OwnError {
+    pub(super) fn new(dialect: Dialect, reason: Reason, message: &'static str) -> Self {
+        let id = (dialect == Dialect::Anthropic).then(|| format!("{:032x}", fastrand::u128(..)));
+        let body = dialect.body(&Refusal::new(reason, message), id.as_deref().unwrap_or_default());
+        Self { body, id }
+    }
 }

@@ -41,6 +41,9 @@ async fn the_models_of_all_pools_are_one_list_that_needs_no_seat() {
     }
     let unknown = dam.ask(get("/v1/models/gpt")).await;
     assert_eq!((unknown.status, unknown.reason()), (404, "not_found"));
+    let unknown = dam.ask(request("GET /v1/models/gpt", &["anthropic-version: 2023-06-01"], "")).await;
+    assert_eq!((unknown.status, &unknown.json()["error"]["type"]), (404, &json!("not_found_error")));
+    assert!(unknown.header("request-id").is_some(), "{}", unknown.head);
     drop(busy);
     dam.idle().await;
 }
@@ -76,6 +79,27 @@ async fn the_models_of_a_queue_are_those_that_heartbeats_name() {
 }
 
 #[tokio::test]
+async fn a_worker_gets_the_clients_own_credentials_and_no_key_of_the_gateway() {
+    let worker = Worker::serving("qwen3", 8);
+    let forwarding = "callers: { forward_authorization: true, keys: [{ id: a, sha256: ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb }] }\n";
+    let entry = worker.entry("w1", 8).replace(" }", ", model: \"*\" }");
+    let dam = Dam::start(&before(&[entry], forwarding));
+    let own = "x-api-key: of-the-worker";
+    for line in ["GET /v1/models", "POST /v1/chat/completions"] {
+        let body =
+            if line.starts_with("POST") { r#"{"model":"qwen3","messages":[],"max_tokens":1}"# } else { "" };
+        let answer = dam.ask(request(line, &["authorization: Bearer other", SECRET, own], body)).await;
+        assert_eq!(answer.status, 200, "{line}: {}", answer.text());
+        let headers = &worker.last().await["headers"];
+        assert_eq!(
+            (&headers["authorization"], &headers["x-api-key"][0]),
+            (&Value::Null, &json!("of-the-worker")),
+            "{line}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn health_is_told_without_a_key_and_with_what_the_settings_let_through() {
     let worker = Worker::start(8);
     let closed = "callers: { anonymous: refuse, keys: [{ id: a, sha256: ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb }] }\n";
@@ -89,6 +113,9 @@ async fn health_is_told_without_a_key_and_with_what_the_settings_let_through() {
     for wrong in ["POST /health", "GET /health/x"] {
         assert_eq!(dam.ask(request(wrong, &[], "")).await.status, 401, "{wrong}");
     }
+    let open = Dam::start(&before(&[worker.entry("w1", 8)], ""));
+    let wrong = open.ask(request("POST /health", &[], "{}")).await;
+    assert_eq!((wrong.status, wrong.header("allow")), (405, Some("GET, HEAD")));
     let own = Dam::start(&before(&[worker.entry("w1", 8)], "paths: [\"/health\"]\n"));
     assert_eq!(own.ask(get("/health")).await.text(), ask(worker.addr, get("/health")).await.text());
     dam.app.close();

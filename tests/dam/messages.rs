@@ -97,6 +97,30 @@ limits:
 }
 
 #[tokio::test]
+async fn a_head_that_no_layer_sees_is_refused_in_the_same_form() {
+    let worker = Worker::start(8);
+    let dam = Dam::start(&before(&[worker.entry("w1", 8)], ""));
+    let long = format!("x-a: {}", "a".repeat(40_000));
+    for (line, fields, status) in [
+        ("POST /v1/messages", &["host: other"][..], 400),
+        ("POST /v1/messages", &["transfer-encoding: chunked"], 400),
+        ("POST /v1/messages", &[long.as_str()], 431),
+        ("post /v1/messages", &[], 400),
+        ("POST /v1/messages", &["bad field: x"], 400),
+    ] {
+        let answer = dam.ask(request(line, fields, "")).await;
+        assert_eq!(
+            (answer.status, error_of(&answer).0.as_str()),
+            (status, "invalid_request_error"),
+            "{line}"
+        );
+    }
+    let other = dam.ask(request("POST /v1/chat/completions", &["host: other"], "")).await;
+    assert_eq!((other.status, other.refusal().2.as_str()), (400, "bad_request"));
+    assert!(other.header("request-id").is_none());
+}
+
+#[tokio::test]
 async fn a_full_worker_is_a_529_and_frees_itself_when_its_client_leaves() {
     let worker = Worker::start(1);
     let dam = Dam::start(&before(&[worker.entry("w1", 1)], "concurrency: { queue: { length: 0 } }"));

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::Method;
+use http::{HeaderName, Method};
 use percent_encoding::percent_decode_str;
 
 use crate::glob::Glob;
@@ -33,16 +33,24 @@ pub struct RouteSettings {
 /// Pattern and metric label of the paths of jobs.
 pub(super) const JOBS: &str = "/v1/jobs/*";
 
-/// Path of the Messages API; refusals on it and below it are in its dialect.
-const MESSAGES: &str = "/v1/messages";
-
 /// Path prefix of a response; its id follows.
 pub(super) const RESPONSE: &str = "/v1/responses/";
+
+/// Path of the health check, which the gateway answers unless the settings let it through to workers.
+pub(super) const HEALTH: &str = "/health";
 
 /// Path of the list of models.
 pub(super) const MODELS: &str = "/v1/models";
 /// Path prefix of a single model; its name follows.
 pub(crate) const MODEL: &str = "/v1/models/";
+
+/// Field by which a client of Anthropic's API is known on a path that both APIs have.
+pub(super) const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+
+/// Returns `true` for the path of the list of models, or of one model.
+pub(super) fn is_of_models(raw_path: &str) -> bool {
+    raw_path == MODELS || raw_path.starts_with(MODEL)
+}
 
 /// The result of matching a request's method and path.
 #[derive(Clone, Debug)]
@@ -135,7 +143,7 @@ impl Paths {
                         total: Some(bounds.total),
                         ..RouteTimeouts::default()
                     }),
-                    dialect: if row.dialect == Dialect::OpenAi { dialect_at(path) } else { row.dialect },
+                    dialect: if row.dialect == Dialect::OpenAi { Dialect::at(path) } else { row.dialect },
                 };
                 self.add(method.clone(), matched);
             }
@@ -172,11 +180,12 @@ impl Paths {
             true => percent_decode_str(raw_path).decode_utf8().unwrap_or(Cow::Borrowed(raw_path)),
             false => Cow::Borrowed(raw_path),
         };
-        if !is_of_messages(&path) && !self.routes_have_dialects {
-            return Dialect::OpenAi;
+        let by_look = Dialect::at(&path);
+        if by_look == Dialect::OpenAi && !self.routes_have_dialects {
+            return by_look;
         }
         let matched = self.endpoints.iter().find(|(_, glob, _)| glob.matches(&path));
-        matched.map_or_else(|| dialect_at(&path), |(.., matched)| matched.dialect)
+        matched.map_or(by_look, |(.., matched)| matched.dialect)
     }
 
     /// Matches a request.
@@ -194,8 +203,12 @@ impl Paths {
             Cow::Borrowed(_) => None,
         };
         let mut others: Vec<&str> = Vec::new();
+        let mut closer: Option<&Matched> = None;
         for (of, glob, matched) in &self.endpoints {
-            if glob.matches(&path) {
+            // A kind lists its closer patterns first: `/v1/responses/*` is not meant for `r/cancel`.
+            let is_less_close =
+                |closer: &Matched| closer.kind == matched.kind && closer.label != matched.label;
+            if glob.matches(&path) && !closer.is_some_and(is_less_close) {
                 // The gateway answers these itself, and its server drops the body of an answer to HEAD.
                 let has_head = of == Method::GET && matched.kind == Kind::Models;
                 if of == method || (has_head && method == Method::HEAD) {
@@ -203,6 +216,7 @@ impl Paths {
                 }
                 others.push(of.as_str());
                 others.extend(has_head.then_some("HEAD"));
+                closer = Some(matched);
             }
         }
         if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.matches(&path)) {
@@ -213,8 +227,12 @@ impl Paths {
                 shape: None,
                 retryable: method.is_idempotent(),
                 timeouts: None,
-                dialect: dialect_at(&path),
+                dialect: Dialect::at(&path),
             });
+        }
+        // The layer `health` has answered these two; it compares the path as it was sent.
+        if raw_path == HEALTH {
+            others.extend(["GET", "HEAD"]);
         }
         if others.is_empty() {
             return Err(Refusal::new(Reason::NotFound, self.not_found()));
@@ -222,14 +240,15 @@ impl Paths {
         others.sort_unstable();
         others.dedup();
         let allow = others.join(", ");
-        let message = format!("This path accepts {allow} only.");
+        let in_words = others.join(" and ");
+        let message = format!("This path accepts {in_words} only.");
         Err(Refusal::new(Reason::MethodNotAllowed, message).with_allow(allow))
     }
 
     /// Builds the message that names the kinds' own endpoints. It does not reveal configured paths.
     fn not_found(&self) -> String {
         let known = || kinds::TABLE.iter().flat_map(|row| row.endpoints);
-        let mut names: Vec<String> = Vec::new();
+        let mut names: Vec<String> = vec![format!("GET {HEALTH}")];
         for (method, _, Matched { label, .. }) in &self.endpoints {
             let name = format!("{method} {label}");
             let is_own = **label == *JOBS || known().any(|(of, path)| of == method && **label == **path);
@@ -246,15 +265,6 @@ impl Paths {
 
 fn dialect_of(shape: &Shape) -> Dialect {
     kinds::row(shape.kind()).dialect
-}
-
-/// Returns `true` for the path of the Messages API and all paths below it.
-fn is_of_messages(path: &str) -> bool {
-    path.strip_prefix(MESSAGES).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-fn dialect_at(path: &str) -> Dialect {
-    if is_of_messages(path) { Dialect::Anthropic } else { Dialect::OpenAi }
 }
 
 /// Returns `true` for `.` and `..`, with parameters too: some servers in Java remove a segment's `;…`

@@ -21,7 +21,7 @@ fn only_the_endpoints_pass_by_themselves() {
     for path in ["/", "/pause", "/v1/chat/completions/", "/metrics"] {
         let refusal = paths.find(&Method::POST, path).expect_err(path);
         assert_eq!((refusal.reason, &refusal.allow), (Reason::NotFound, &None), "{path}");
-        for listed in ["POST /v1/chat/completions", "POST /v1/embeddings", "GET /v1/models,"] {
+        for listed in ["POST /v1/chat/completions", "POST /v1/embeddings", "GET /v1/models,", "GET /health"] {
             assert!(refusal.message.contains(listed), "{refusal}");
         }
     }
@@ -96,7 +96,8 @@ fn a_path_that_takes_other_methods_names_them() {
         retry: false,
         timeouts: RouteTimeouts::default(),
     };
-    let paths = Paths::new(&[route], Vec::new(), None).with_jobs();
+    let kinds = [OptionalKind::ResponsesById];
+    let paths = Paths::new(&[route], Vec::new(), None).with_jobs().with_kinds(&kinds);
     for (method, path, allow) in [
         (Method::GET, "/v1/chat/completions", "POST"),
         (Method::POST, "/v1/models", "GET, HEAD"),
@@ -104,10 +105,17 @@ fn a_path_that_takes_other_methods_names_them() {
         (Method::HEAD, "/v1/chat/completions", "POST"),
         (Method::PUT, "/v1/jobs/1", "DELETE, GET"),
         (Method::GET, "/v1/secret/chat", "POST"),
+        (Method::POST, "/health", "GET, HEAD"),
+        (Method::GET, "/v1/responses/r/cancel", "POST"),
+        (Method::PUT, "/v1/responses/r/cancel", "POST"),
+        (Method::DELETE, "/v1/responses/r/input_items", "GET"),
+        (Method::POST, "/v1/responses/r", "DELETE, GET"),
     ] {
         let refusal = paths.find(&method, path).expect_err(path);
         assert_eq!(refusal.reason, Reason::MethodNotAllowed, "{refusal}");
         assert_eq!(refusal.allow.as_deref(), Some(allow), "{refusal}");
+        let in_words = allow.replace(", ", " and ");
+        assert_eq!(refusal.message, format!("This path accepts {in_words} only."));
     }
     let unknown = paths.find(&Method::GET, "/").expect_err("not let through");
     assert!(!unknown.message.contains("secret"), "an operator's own paths are not told: {unknown}");

@@ -38,8 +38,9 @@ pub(in crate::server) fn fault(parts: &Parts, found: Finding) -> Option<&'static
                 return Some("the request has both Transfer-Encoding and Content-Length; send one of them");
             }
             Finding::Untracked => {
+                // Of this request or of an earlier one: the connection has read ahead.
                 return Some(
-                    "the body length of an earlier request on this connection was not understood; use a new connection",
+                    "the length of a body on this connection, or the size of a chunk, is malformed; use a new connection",
                 );
             }
         }

@@ -20,6 +20,7 @@ use memchr::memchr;
 use smallvec::SmallVec;
 
 use super::frames::Frames;
+use crate::openai::dialect::Dialect;
 
 /// Bytes kept of a line split between reads: enough for the longest relevant name and its value.
 const KEPT_OF_A_LINE: usize = 64;
@@ -82,6 +83,8 @@ pub(super) struct FramingScanner {
     fields: usize,
     /// Of the first head that has one: hyper takes no request after it.
     excess: Option<HeadExcess>,
+    /// In whose words the last head is refused that has begun.
+    dialect: Dialect,
     frames: Frames,
 }
 
@@ -97,6 +100,7 @@ impl FramingScanner {
             sized: None,
             fields: 0,
             excess: None,
+            dialect: Dialect::OpenAi,
             frames: Frames::default(),
         }
     }
@@ -129,6 +133,12 @@ impl FramingScanner {
         // Hyper does not wait for the end of a field that is one too many.
         let begun = usize::from(self.begun && !self.line.is_empty());
         self.excess.or((self.fields + begun > MAX_FIELDS).then_some(HeadExcess::Fields))
+    }
+
+    /// Returns in whose words the last head is refused; its path may still be incomplete.
+    pub(super) fn dialect(&self) -> Dialect {
+        let is_first_line = self.at == ScanState::Head && !self.begun && !self.line.is_empty();
+        if is_first_line { dialect_of(&self.line) } else { self.dialect }
     }
 
     /// Takes the bytes read next.
@@ -187,6 +197,9 @@ impl FramingScanner {
             ScanState::Head if !self.begun => {
                 // Empty lines before a request line are skipped, as hyper does.
                 self.begun = !line.is_empty();
+                if self.begun {
+                    self.dialect = dialect_of(line);
+                }
                 if line == b"PRI * HTTP/2.0" && self.head_timeout == 0 {
                     self.begun = false;
                     self.at = ScanState::Frames;
@@ -250,6 +263,13 @@ impl FramingScanner {
         };
         Finding::None
     }
+}
+
+/// Returns the dialect of the path in a request line.
+fn dialect_of(line: &[u8]) -> Dialect {
+    let target = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    std::str::from_utf8(path).map_or(Dialect::OpenAi, Dialect::at)
 }
 
 fn value_of<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
