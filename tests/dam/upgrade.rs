@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::client::{Conn, PATIENCE, get, request};
+use super::client::{Conn, PATIENCE, chat, get, request};
 use super::rig::{Dam, before, eventually};
 
 const UPGRADE: [&str; 3] =
@@ -72,6 +72,18 @@ async fn a_worker_that_does_not_switch_answers_as_ever() {
     let dam = Dam::start(&settings(worker.addr));
     assert_eq!(dam.ask(request("GET /ws", &UPGRADE, "")).await.status, 404, "the worker's own answer");
     dam.idle().await;
+}
+
+#[tokio::test]
+async fn an_offer_of_tls_or_http2_is_ignored_as_http_allows() {
+    let worker = super::rig::Worker::start(1);
+    let dam = Dam::start(&settings(worker.addr));
+    for offer in ["TLS/1.2", "h2c", "TLS/1.0, HTTP/1.1"] {
+        let upgrade = format!("upgrade: {offer}");
+        let answer = dam.ask(chat("a", false, 1, &["connection: Upgrade", &upgrade])).await;
+        assert_eq!(answer.status, 200, "{offer}: {}", answer.text());
+        assert!(worker.last().await["headers"]["upgrade"].is_null(), "{offer}");
+    }
 }
 
 #[tokio::test]

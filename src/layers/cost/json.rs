@@ -5,6 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, request};
 use http_body::Body;
+use serde::Deserialize;
+use serde_json::Number;
 use smallvec::SmallVec;
 
 use super::feedback::UsageFeedback;
@@ -72,7 +74,7 @@ where
         None => (parse(shape, &bytes)?, None),
     };
     let facts = with_media(intake, facts);
-    check_bound(intake, &facts)?;
+    check_bound(intake, &facts, &bytes)?;
     let session = intake.session(&parts.headers, facts.session.as_deref(), caller);
     // Only the worker that made the earlier response knows it.
     let may_fall_back = facts.previous.is_none();
@@ -133,13 +135,41 @@ fn with_media(intake: &CostSettings, mut facts: Facts) -> Facts {
 }
 
 /// Refuses an answer without a bound where a rule reserves the bound.
-fn check_bound(intake: &CostSettings, facts: &Facts) -> Result<(), Refusal> {
+fn check_bound(intake: &CostSettings, facts: &Facts, body: &[u8]) -> Result<(), Refusal> {
     if !(facts.unbounded && intake.reserves_max) {
         return Ok(());
     }
-    let message = "A rule of this gateway reserves `max_tokens` (`reserve: max`), so `max_tokens` \
-                   must not be negative: set a limit or omit it.";
-    Err(Refusal::new(Reason::BadRequest, message).with_param("max_tokens"))
+    let name = OutputBounds::negative_in(body);
+    let message = format!(
+        "A rule of this gateway reserves the bound on output tokens (`reserve: max`), so `{name}` must not be \
+         negative: set a limit or omit it."
+    );
+    Err(Refusal::new(Reason::BadRequest, message).with_param(name))
+}
+
+/// The members of a body that bound its output.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct OutputBounds {
+    max_completion_tokens: Option<Number>,
+    max_output_tokens: Option<Number>,
+    n_predict: Option<Number>,
+}
+
+impl OutputBounds {
+    /// Returns the name of the negative one. A body of which only the beginning is held cannot be read
+    /// again, and a route may point elsewhere: they get the usual name.
+    fn negative_in(body: &[u8]) -> &'static str {
+        let bounds: Self = serde_json::from_slice(body).unwrap_or_default();
+        let named = [
+            ("max_completion_tokens", bounds.max_completion_tokens),
+            ("max_output_tokens", bounds.max_output_tokens),
+            ("n_predict", bounds.n_predict),
+        ];
+        let is_negative = |bound: &Number| bound.as_i64().is_some_and(|tokens| tokens < 0);
+        let found = named.into_iter().find(|(_, bound)| bound.as_ref().is_some_and(is_negative));
+        found.map_or("max_tokens", |(name, _)| name)
+    }
 }
 
 /// Returns the body as it is sent: with the model's served name, and asking for usage if a rule needs it.
@@ -168,4 +198,23 @@ fn pieces(
         parts.extensions.insert(ModelPart { index, json: true });
     }
     pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_negative_bound_is_named_as_the_client_wrote_it() {
+        for (body, name) in [
+            (r#"{"max_tokens":-1,"messages":[]}"#, "max_tokens"),
+            (r#"{"max_completion_tokens":-1}"#, "max_completion_tokens"),
+            (r#"{"max_output_tokens":-2,"input":"x"}"#, "max_output_tokens"),
+            (r#"{"max_tokens":5,"n_predict":-1}"#, "n_predict"),
+            (r#"{"max_completion_tokens":5,"max_tokens":-1}"#, "max_tokens"),
+            (r#"{"max_completion_tokens":-1,"messages":[{"role""#, "max_tokens"),
+        ] {
+            assert_eq!(OutputBounds::negative_in(body.as_bytes()), name, "{body}");
+        }
+    }
 }
