@@ -91,9 +91,8 @@ pub(super) fn with_authorities(mut settings: Settings) -> Result<Settings, Start
 /// Builds the settings of the forwarder.
 pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartError> {
     let authorities = match &settings.worker_ca {
-        Some(file) => {
-            tls::authorities_in(file).map_err(|source| StartError::WorkerCa { file: file.clone(), source })?
-        }
+        Some(file) => tls::authorities_in(file)
+            .map_err(|problem| StartError::WorkerCa { file: file.clone(), problem })?,
         None => Vec::new(),
     };
     let queue = settings.shared.jobs == JobMode::Workers;

@@ -42,12 +42,12 @@ pub enum StartError {
         source: CertificateError,
     },
     /// The file of certificate authorities for workers cannot be read.
-    #[error("workers.ca: {}: {source}", file.display())]
+    #[error("workers.ca: {}: {problem}", file.display())]
     WorkerCa {
         /// The file.
         file: PathBuf,
         /// The cause.
-        source: rustls::pki_types::pem::Error,
+        problem: String,
     },
     /// The file of certificate authorities for Redis cannot be read.
     #[error("redis.ca: {}: {source}", file.display())]

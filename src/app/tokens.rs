@@ -56,7 +56,7 @@ impl KeySource {
             }
             JwksSource::Url { url, ca, refresh } => {
                 let authorities = ca.as_deref().map_or_else(|| Ok(Vec::new()), authorities_in);
-                let authorities = authorities.map_err(|error| StartError::TokenCa(error.to_string()))?;
+                let authorities = authorities.map_err(StartError::TokenCa)?;
                 let tls =
                     client_config(authorities).map_err(|error| StartError::TokenCa(error.to_string()))?;
                 let same =

@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::tls_fault::handshake_fault;
+
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -28,6 +30,9 @@ pub enum ClientError {
     /// The connection could not be opened.
     #[error("cannot connect: {0}")]
     Connect(#[from] io::Error),
+    /// The server does not speak TLS, or its certificate is not accepted.
+    #[error("the TLS handshake failed: {}", handshake_fault(.0))]
+    Tls(#[source] io::Error),
     /// The connection broke, or the server does not speak HTTP.
     #[error("HTTP exchange failed: {0}")]
     Exchange(#[from] hyper::Error),
@@ -82,7 +87,7 @@ where
         Some(tls) => {
             let name =
                 ServerName::try_from(host.to_owned()).map_err(|_| ClientError::Address(target.clone()))?;
-            exchange(tls.connect(name, socket).await?, request).await
+            exchange(tls.connect(name, socket).await.map_err(ClientError::Tls)?, request).await
         }
     }
 }

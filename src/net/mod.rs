@@ -3,6 +3,7 @@
 pub mod client;
 pub(crate) mod fetch;
 pub(crate) mod fields;
+pub(crate) mod tls_fault;
 
 use std::io;
 use std::net::SocketAddr;

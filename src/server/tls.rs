@@ -13,6 +13,8 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
+use crate::net::tls_fault::{pair_fault, pem_fault};
+
 /// Why a certificate and key were rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
@@ -31,7 +33,7 @@ pub enum CertificateError {
         cert: PathBuf,
         /// The private key.
         key: PathBuf,
-        /// Message of rustls.
+        /// What is wrong with them.
         reason: String,
     },
 }
@@ -95,7 +97,7 @@ impl Loaded {
             .map_err(|error| CertificateError::Pair {
                 cert: cert.to_owned(),
                 key: key.to_owned(),
-                reason: error.to_string(),
+                reason: pair_fault(&error),
             })?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self { cert: cert.to_owned(), key: key.to_owned(), config: Arc::new(config) })
@@ -103,12 +105,7 @@ impl Loaded {
 }
 
 fn unreadable(file: &Path, error: &pem::Error, empty: &str) -> CertificateError {
-    let reason = match error {
-        pem::Error::NoItemsFound => empty.to_owned(),
-        pem::Error::Io(error) => error.to_string(),
-        other => format!("not valid PEM ({other})"),
-    };
-    CertificateError::File { file: file.to_owned(), reason }
+    CertificateError::File { file: file.to_owned(), reason: pem_fault(error, empty) }
 }
 
 #[cfg(test)]
@@ -132,14 +129,17 @@ mod tests {
         let before = Arc::as_ptr(&handle.0.load().config);
 
         let fault = |result: Result<(), CertificateError>| result.unwrap_err().to_string();
-        assert!(fault(handle.replace(&cert, &other)).contains("cannot be used together"));
+        assert!(
+            fault(handle.replace(&cert, &other))
+                .ends_with("together: the key is not that of the certificate")
+        );
         assert!(fault(handle.replace(&key, &key)).contains("no certificate in it"));
         assert!(fault(handle.replace(&cert, &cert)).contains("no private key in it"));
         assert!(fault(handle.replace(&folder.path().join("none"), &key)).contains("none: "));
         std::fs::write(&cert, "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n").unwrap();
         assert!(fault(handle.reload()).contains("not valid PEM"));
         std::fs::write(&cert, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
-        assert!(fault(handle.reload()).contains("cannot be used together"));
+        assert!(fault(handle.reload()).ends_with("together: the certificate cannot be parsed"));
 
         assert_eq!(Arc::as_ptr(&handle.0.load().config), before);
     }

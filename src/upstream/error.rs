@@ -320,5 +320,8 @@ mod tests {
         let refusal = AttemptError::Unreachable(ConnectError::Tcp(refused)).into_refusal("w1");
         assert_eq!(refusal.reason, Reason::UpstreamUnreachable);
         assert_eq!(refusal.message, "Worker w1 could not be reached: connecting failed: connection refused.");
+        let unknown = std::io::Error::other("failed to lookup address information of gpu-7.internal");
+        let refusal = AttemptError::Unreachable(ConnectError::Name(unknown)).into_refusal("w1");
+        assert_eq!(refusal.message, "Worker w1 could not be reached: its host name cannot be resolved.");
     }
 }

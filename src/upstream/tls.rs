@@ -7,6 +7,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::net::tls_fault::pem_fault;
+
 /// Names of the protocols in a TLS handshake (ALPN).
 pub(crate) const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
@@ -61,11 +63,13 @@ pub fn client_config(
 /// Reads a file of certificate authorities (PEM).
 ///
 /// # Errors
-/// If the file cannot be read, or has no certificate: then only the system's authorities would count,
-/// which is not what the file was named for.
-pub(crate) fn authorities_in(file: &Path) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
-    let found: Vec<_> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect)?;
-    if found.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(found) }
+/// What is wrong if the file cannot be read, or has no certificate: then only the system's authorities
+/// would count, which is not what the file was named for.
+pub(crate) fn authorities_in(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    let found =
+        found.and_then(|found| if found.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(found) });
+    found.map_err(|error| pem_fault(&error, "no certificate in it"))
 }
 
 /// Returns the same TLS client, which prefers HTTP/2 to HTTP/1.1. Both share their sessions.

@@ -22,6 +22,7 @@ fn only(text: &str, line: usize, column: usize, field: &str, words: &str) {
 fn keys() {
     only("lisen: 127.0.0.1:80", 1, 1, "lisen", "unknown key; did you mean `listen`?");
     only("tasks: { url: x }", 1, 1, "tasks", "unknown key; allowed are `listen`, `tls`");
+    only("log: { level: debug }", 1, 8, "log.level", "unknown key; only `sample` is allowed");
     only("admin:\n  token: a\n  Hosts: [a]", 3, 3, "admin.Hosts", "did you mean `hosts`?");
     only("concurrency: { knee: 8 }", 1, 16, "concurrency.knee", "unknown key");
     only("gateways: 1\ngateways: 2", 2, 1, "gateways", "`gateways` is already set on line 2");
@@ -47,7 +48,13 @@ fn keys() {
 fn kinds() {
     only("kinds: [messages, rerank, messages]", 1, 27, "kinds[2]", "must differ from `kinds[0]`");
     only("kinds: [embedding]", 1, 9, "kinds[0]", "`messages`");
-    only("media: { urls: some }", 1, 16, "media.urls", "`allow`");
+    only(
+        "media: { urls: some }",
+        1,
+        16,
+        "media.urls",
+        "`allow` or `deny`, or a list, each element a host name",
+    );
     only("media: { urls: [\"https://a\"] }", 1, 17, "media.urls[0]", "a host name or an IP address");
     only("media: { bytes_per_token: 0 }", 1, 27, "media.bytes_per_token", "from 1");
     only("bounds: { held: 0 }", 1, 17, "bounds.held", "at least one byte");
@@ -345,7 +352,15 @@ fn types_and_words() {
     );
     only("admin: yes", 1, 8, "admin", "must be a mapping with some of the keys `listen`");
     only("limits: { a: 1 }", 1, 9, "limits", "found a mapping");
-    only("cors: { origins: [1] }", 1, 19, "cors.origins[0]", "or `*`, in quotes; found 1");
+    only("cors: { origins: [1] }", 1, 19, "cors.origins[0]", "or `*`; found 1");
+    only(
+        "bounds: { body: true }",
+        1,
+        17,
+        "bounds.body",
+        "or a whole number from 0 to 1099511627776; found true",
+    );
+    only("redis: { url: 8000 }", 1, 15, "redis.url", "; found 8000");
     only("log: { sample: 1.1 }", 1, 16, "log.sample", "must be a number from 0 to 1; found 1.1");
     only(
         "callers: { anonymous: alow }",

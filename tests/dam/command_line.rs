@@ -67,6 +67,8 @@ fn check_warns_is_quiet_when_told_and_prints_the_schema() {
     let schema = run(&["check", "--schema"]);
     let schema: serde_json::Value = serde_json::from_slice(&schema.stdout).unwrap();
     assert!(schema["properties"]["workers"].is_object());
+    let empty = command(&["check"]).env("TRAFFIC_DAM_CONFIG", "").output().unwrap();
+    assert!(err(&empty).contains("unset the variable TRAFFIC_DAM_CONFIG"), "{}", err(&empty));
     // Without a flag or variable the settings are read from their path in the image.
     let missing = command(&["check"]).env_remove("TRAFFIC_DAM_CONFIG").output().unwrap();
     assert!(err(&missing).contains("/etc/traffic-dam/dam.yaml"), "{}", err(&missing));
@@ -92,6 +94,36 @@ fn check_refuses_files_that_a_start_would_refuse() {
 }
 
 #[test]
+fn errors_of_certificates_are_told_in_plain_words() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        std::fs::write(folder.path().join(format!("{name}.pem")), made.cert.pem()).unwrap();
+        std::fs::write(folder.path().join(format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+    }
+    for (text, words) in [
+        (
+            "tls: { cert: a.pem, key: b.key }",
+            "cannot be used together: the key is not that of the certificate",
+        ),
+        ("tls: { cert: none.pem, key: a.key }", "(relative paths start in the current directory)"),
+        ("workers: { static: [], ca: a.key }", "workers.ca: a.key: no certificate in it"),
+        ("redis: { ca: a.key, url: rediss://127.0.0.1:1 }", "redis.ca: a.key: no certificate in it"),
+    ] {
+        let workers = if text.starts_with("workers") { "" } else { "workers: { static: [] }\n" };
+        std::fs::write(folder.path().join("dam.yaml"), format!("{workers}{text}\n")).unwrap();
+        let refused = command(&["check", "-c", "dam.yaml"]).current_dir(folder.path()).output().unwrap();
+        assert!(err(&refused).contains(words), "{text}: {}", err(&refused));
+    }
+}
+
+#[test]
+fn a_worker_without_slots_is_refused() {
+    let refused = run(&["worker", "--slots", "0"]);
+    assert!(refused.status.code() == Some(2) && err(&refused).contains("--slots"), "{}", err(&refused));
+}
+
+#[test]
 fn top_without_a_terminal_says_so() {
     let output = run(&["top", "--admin", "127.0.0.1:1"]);
     let said = err(&output);
@@ -110,6 +142,12 @@ async fn health_takes_an_address_and_a_url() {
         let output = ask(at.clone()).await;
         assert!(output.status.success(), "{at}: {}", err(&output));
     }
+    let encrypted = ask(format!("https://{admin}")).await;
+    assert!(
+        err(&encrypted).contains("the TLS handshake failed: it does not speak TLS"),
+        "{}",
+        err(&encrypted)
+    );
     assert!(gateway.metric_named("process_resident_memory_bytes").await > 1e6);
 }
 

@@ -15,7 +15,7 @@ pub(super) fn expected(options: &[&Value]) -> String {
     }
     let objects: Vec<&&Value> = options.iter().filter(|option| is(option, "object")).collect();
     for option in options.iter().filter(|option| words_of(option).is_empty() && !is(option, "object")) {
-        let part = one(option, !parts.is_empty());
+        let part = one(option, &parts.join(", or "));
         if !parts.contains(&part) {
             parts.push(part);
         }
@@ -35,15 +35,16 @@ pub(super) fn expected(options: &[&Value]) -> String {
     parts.join(", or ")
 }
 
-fn one(schema: &Value, after_others: bool) -> String {
+/// Returns what one schema expects; `before` is what the alternatives before it expect.
+fn one(schema: &Value, before: &str) -> String {
     if let Some(syntax) = schema.get("x-syntax").and_then(Value::as_str).and_then(check) {
         return syntax.expected.to_owned();
     }
     let bound = |keyword: &str| schema.get(keyword).filter(|bound| bound.is_number());
     match schema.get("type").and_then(Value::as_str) {
-        Some("array") if after_others => "a list of these".into(),
-        Some("array") => match schema.get("items").map(options) {
-            Some(items) => format!("a list, each element {}", expected(&items)),
+        Some("array") => match schema.get("items").map(|items| expected(&options(items))) {
+            Some(items) if items == before => "a list of these".into(),
+            Some(items) => format!("a list, each element {items}"),
             None => "a list".into(),
         },
         Some("boolean") => "`true` or `false`".into(),

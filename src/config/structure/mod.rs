@@ -194,7 +194,10 @@ impl Comparison<'_> {
                 self.meant.push(child_path(field, name));
                 format!("unknown key; did you mean `{name}`?")
             }
-            None => format!("unknown key; allowed are {}", words(names)),
+            None => match names {
+                [only] => format!("unknown key; only `{only}` is allowed"),
+                _ => format!("unknown key; allowed are {}", words(names)),
+            },
         };
         self.fault(entry.at, &child_path(field, &entry.key), problem, None);
     }

@@ -26,7 +26,11 @@ pub(super) fn fit(options: &[&Value], scalar: &Scalar) -> Result<Value, Wrong> {
         Plain::Text => Err(Wrong::Type),
         _ if has("string") && scalar.from_variable => text(options, scalar),
         Plain::Bool(_) | Plain::Int(_) | Plain::Float(_) if has("string") => {
-            Err(meant(options, scalar).map_or(Wrong::Unquoted, Wrong::Meant))
+            // Quotes help only a text that is valid within them: `true` in quotes is still no size.
+            Err(meant(options, scalar).map_or_else(
+                || if text(options, scalar).is_ok() { Wrong::Unquoted } else { Wrong::Type },
+                Wrong::Meant,
+            ))
         }
         _ => Err(Wrong::Type),
     }

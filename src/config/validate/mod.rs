@@ -39,9 +39,11 @@ impl Files<'_> {
     fn readable(self, path: &FilePath, at: &SettingPath<'_>, report: &mut ErrorCollector) -> PathBuf {
         let path = self.directory.join(&path.0);
         if let Some(obstacle) = (self.obstacle)(&path) {
-            let from = self.directory.display();
-            report
-                .fault(at, format!("must be a readable file (relative paths start in `{from}`): {obstacle}"));
+            let from = match self.directory.as_os_str().is_empty() {
+                true => "the current directory".to_owned(),
+                false => format!("`{}`", self.directory.display()),
+            };
+            report.fault(at, format!("must be a readable file (relative paths start in {from}): {obstacle}"));
         }
         path
     }

@@ -12,7 +12,7 @@ pub struct WorkerOptions {
     #[arg(long, default_value = "sim")]
     pub model: String,
     /// Number of sequences decoded at once
-    #[arg(long, default_value_t = EngineSpec::default().slots)]
+    #[arg(long, default_value_t = EngineSpec::default().slots, value_parser = clap::value_parser!(u32).range(1..))]
     pub slots: u32,
     /// Size of the KV cache, in tokens
     #[arg(long, default_value_t = EngineSpec::default().kv_tokens)]

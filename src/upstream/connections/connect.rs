@@ -104,7 +104,11 @@ async fn open(
     if let Some(address) = target.address {
         return connect_address((address, target.port).into(), target, tls).await;
     }
-    let found = lookup_host((target.host.as_str(), target.port)).await.map_err(ConnectError::Tcp)?;
+    let found = lookup_host((target.host.as_str(), target.port)).await.map_err(|error| {
+        // The client is told no address, so the name is only in the log.
+        tracing::warn!(host = target.host, %error, "a worker's host name cannot be resolved");
+        ConnectError::Name(error)
+    })?;
     dial(found.take(ADDRESSES_MAX).collect(), wait, |address| connect_address(address, target, tls)).await
 }
 

@@ -116,7 +116,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn of_several_failures_the_one_that_got_furthest_is_told() {
-        for (first, told) in [(0, "its TLS handshake failed"), (1, "its TLS handshake failed")] {
+        for first in [0, 1] {
             let reached = dial(addresses(2), WAIT, |address| async move {
                 let answered = address.port() == first;
                 Err::<(), _>(if answered {
@@ -125,7 +125,8 @@ mod tests {
                     refused()
                 })
             });
-            assert_eq!(reached.await.unwrap_err().to_string(), told);
+            let told = reached.await.unwrap_err().to_string();
+            assert_eq!(told, "its TLS handshake failed: the connection broke");
         }
         let nothing = dial(Vec::new(), WAIT, |_| async { Err::<(), _>(refused()) }).await;
         assert!(matches!(nothing, Err(ConnectError::NoAddress)));

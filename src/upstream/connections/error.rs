@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use super::http1::Http1Error;
+use crate::net::tls_fault::handshake_fault;
 use crate::upstream::deadline::TimedOutWait;
 
 /// Error of a failed connection.
@@ -16,11 +17,14 @@ pub(crate) enum ConnectError {
     /// Host name without an address.
     #[error("its host name has no address")]
     NoAddress,
+    /// The system finds no address for the host name. The rest of its error may name servers.
+    #[error("its host name cannot be resolved")]
+    Name(#[source] io::Error),
     /// Error of the system. Only its kind is shown: the rest may name the address.
     #[error("connecting failed: {}", .0.kind())]
     Tcp(#[source] io::Error),
     /// Worker's certificate was rejected, or it speaks no TLS.
-    #[error("its TLS handshake failed")]
+    #[error("its TLS handshake failed: {}", handshake_fault(.0))]
     Tls(#[source] io::Error),
     /// No TLS client in the settings.
     #[error("its URL is https, but no certificate authorities are configured")]
