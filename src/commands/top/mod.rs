@@ -6,17 +6,21 @@ mod draw;
 mod events;
 mod timestamp;
 
-use std::io::{IsTerminal, stdin, stdout};
+use std::io::{self, IsTerminal, stdin, stdout};
+use std::pin::pin;
 use std::time::Duration;
 
-use crossterm::event::{Event, EventStream, KeyCode, KeyEventKind, KeyModifiers};
-use futures_util::StreamExt;
-use ratatui::DefaultTerminal;
+use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use futures_util::{Stream, StreamExt};
+use ratatui::Terminal;
+use ratatui::backend::Backend;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use traffic_dam::clock::unix_millis;
 
 use super::admin_port::{AdminAddress, AdminPort};
+use super::serve::terminated;
 use super::{CommandError, runtime};
 use draw::View;
 use events::EventSource;
@@ -43,13 +47,41 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), CommandError> {
     let source = EventSource(AdminPort::new(arguments.address)?);
     let runtime = runtime()?;
     let mut terminal = ratatui::try_init()?;
-    let shown = runtime.block_on(show(&mut terminal, source));
+    let shown =
+        runtime.block_on(async { show(&mut terminal, source, EventStream::new(), told_to_end()).await });
     ratatui::try_restore()?;
     shown
 }
 
-/// Shows events until `q`, Esc or Ctrl-C.
-async fn show(terminal: &mut DefaultTerminal, source: EventSource) -> Result<(), CommandError> {
+/// Returns when a signal tells the process to end. By default it would end at once, and leave the
+/// terminal without echo and in its alternate screen.
+async fn told_to_end() {
+    match signal(SignalKind::hangup()) {
+        Ok(mut hangup) => tokio::select! {
+            () = terminated() => {}
+            _ = hangup.recv() => {}
+        },
+        Err(_) => terminated().await,
+    }
+}
+
+/// Returns `true` for a key that ends the program: `q`, Esc or Ctrl-C.
+fn quits(key: KeyEvent) -> bool {
+    let interrupts = key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');
+    key.kind == KeyEventKind::Press
+        && (interrupts || matches!(key.code, KeyCode::Char('q' | 'Q') | KeyCode::Esc))
+}
+
+/// Shows events until a key of `keys` quits, or until `ended` returns.
+async fn show<B>(
+    terminal: &mut Terminal<B>,
+    source: EventSource,
+    mut keys: impl Stream<Item = io::Result<Event>> + Unpin,
+    ended: impl Future<Output = ()>,
+) -> Result<(), CommandError>
+where
+    B: Backend<Error: std::error::Error + Send + Sync + 'static>,
+{
     let (sender, mut news) = mpsc::channel(CHANNEL_CAPACITY);
     let reading = tokio::spawn(async move {
         loop {
@@ -61,18 +93,14 @@ async fn show(terminal: &mut DefaultTerminal, source: EventSource) -> Result<(),
         }
     });
     let mut view = View::default();
-    let mut keys = EventStream::new();
+    let mut ended = pin!(ended);
     loop {
-        terminal.draw(|frame| view.draw(frame, unix_millis()))?;
+        terminal.draw(|frame| view.draw(frame, unix_millis())).map_err(io::Error::other)?;
         tokio::select! {
+            () = &mut ended => break,
             Some(news) = news.recv() => view.take(news),
             key = keys.next() => match key {
-                Some(Ok(Event::Key(key))) if key.kind == KeyEventKind::Press => {
-                    let interrupted = key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');
-                    if interrupted || matches!(key.code, KeyCode::Char('q') | KeyCode::Esc) {
-                        break;
-                    }
-                }
+                Some(Ok(Event::Key(key))) if quits(key) => break,
                 // Any other event, such as a resize, only redraws.
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.into()),
@@ -82,4 +110,46 @@ async fn show(terminal: &mut DefaultTerminal, source: EventSource) -> Result<(),
     }
     reading.abort();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use ratatui::backend::TestBackend;
+
+    use super::*;
+
+    async fn ends(keys: impl Stream<Item = io::Result<Event>> + Unpin, ended: impl Future<Output = ()>) {
+        let admin = "http://127.0.0.1:1".parse().unwrap();
+        let source = EventSource(AdminPort::new(AdminAddress { admin, token: None }).unwrap());
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        show(&mut terminal, source, keys, ended).await.unwrap();
+    }
+
+    fn key(code: KeyCode, modifiers: KeyModifiers) -> KeyEvent {
+        KeyEvent::new(code, modifiers)
+    }
+
+    #[tokio::test]
+    async fn a_signal_or_a_key_ends_it_and_the_terminal_can_be_restored() {
+        ends(stream::pending(), std::future::ready(())).await;
+        let quit = Event::Key(key(KeyCode::Char('Q'), KeyModifiers::SHIFT));
+        let keys = stream::iter([Ok(Event::FocusGained), Ok(quit)]).chain(stream::pending());
+        ends(keys, std::future::pending()).await;
+    }
+
+    #[test]
+    fn some_keys_quit_and_others_do_not() {
+        let none = KeyModifiers::NONE;
+        for (code, modifiers, expected) in [
+            (KeyCode::Char('q'), none, true),
+            (KeyCode::Char('Q'), KeyModifiers::SHIFT, true),
+            (KeyCode::Esc, none, true),
+            (KeyCode::Char('c'), KeyModifiers::CONTROL, true),
+            (KeyCode::Char('c'), none, false),
+            (KeyCode::Enter, none, false),
+        ] {
+            assert_eq!(quits(key(code, modifiers)), expected, "{code:?}");
+        }
+    }
 }

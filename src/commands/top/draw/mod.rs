@@ -4,7 +4,7 @@ use ratatui::Frame as Screen;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
+use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table};
 use traffic_dam::fleet::Light;
 use traffic_dam::server::admin::live::{Frame, LiveEvent, SecondPoint};
 use traffic_dam::view::{CanaryState, GatewayView, PoolView, StrangerView, WorkerView};
@@ -15,6 +15,10 @@ use super::timestamp::when;
 const SECONDS: usize = 300;
 /// Minimum number of rows for the full layout.
 const TALL: u16 = 36;
+/// Minimum number of rows for charts, and for callers, rules and events.
+const MEDIUM: u16 = 20;
+/// How to quit, with a blank before it.
+const QUIT: &str = " q: quit";
 /// Minimum number of columns for bars.
 const WIDE: u16 = 110;
 /// Number of events in the history.
@@ -57,11 +61,15 @@ impl View {
         let lines = |pool: &PoolView| pool.workers.len() + pool.strangers.iter().flatten().count() + 1;
         let workers = self.scene.pools.iter().map(lines).sum::<usize>();
         let workers = u16::try_from(workers.min(usize::from(height / 3).max(4))).unwrap_or(u16::MAX);
-        // A small screen drops the charts before the workers.
-        let lengths = if height < TALL { [3, 3, 0, workers + 2, 3] } else { [3, 5, 5, workers + 3, 6] };
+        // A small screen drops all else before the workers.
+        let (lengths, lists) = match height {
+            ..MEDIUM => ([3, 0, 0, workers + 2, 0], 0),
+            MEDIUM..TALL => ([3, 3, 0, workers + 2, 3], 4),
+            TALL.. => ([3, 5, 5, workers + 3, 6], 4),
+        };
         let [head, level, ttft, pools, events] = lengths.map(Constraint::Length);
         let [head, level, ttft, pools, lists, events] =
-            Layout::vertical([head, level, ttft, pools, Constraint::Min(4), events]).areas(screen.area());
+            Layout::vertical([head, level, ttft, pools, Constraint::Min(lists), events]).areas(screen.area());
         self.head(screen, head);
         self.level(screen, level);
         self.first_tokens(screen, ttft);
@@ -101,7 +109,7 @@ impl View {
             works(scene.feed),
             "  discovery ".into(),
             works(discovery),
-            Span::from(format!("  gateways {}   q: quit", scene.gateways)),
+            Span::from(format!("  gateways {}", scene.gateways)),
         ]);
         let now = self.points.last().cloned().unwrap_or_default();
         let rate = |count: fn(&SecondPoint) -> u64| self.rate(count);
@@ -129,6 +137,10 @@ impl View {
             reasons.join("  ").dim(),
         ]);
         screen.render_widget(Paragraph::new(vec![first, Line::from(second), third]), area);
+        // At the right end, over what does not fit: whoever does not know the program needs it.
+        let columns = u16::try_from(QUIT.len()).unwrap_or(u16::MAX).min(area.width);
+        let corner = Rect { x: area.right() - columns, width: columns, height: area.height.min(1), ..area };
+        screen.render_widget(Paragraph::new(QUIT), corner);
     }
 
     fn level(&self, screen: &mut Screen<'_>, area: Rect) {
@@ -256,19 +268,21 @@ fn titled<'a>(title: impl Into<Line<'a>>) -> Block<'a> {
 
 fn about(pool: &PoolView) -> Row<'_> {
     let active = pool.active.as_ref().map_or_else(|| "every colour".to_owned(), ToString::to_string);
-    let blank = || Line::from("");
     let canary = pool.canary.as_ref().filter(|canary| canary.state == CanaryState::UnderWay);
     let canary = canary.map(|canary| format!("{} % goes to {}", canary.share * 100.0, canary.new));
     let name = Line::from(format!("{} ({active})", pool.name));
-    let cells = [name, blank(), blank(), blank(), blank(), blank(), Line::from(canary.unwrap_or_default())];
-    Row::new(cells).style(Style::new().add_modifier(Modifier::BOLD))
+    heading(name, Line::from(canary.unwrap_or_default())).style(Style::new().add_modifier(Modifier::BOLD))
 }
 
 /// A process that takes the pool's jobs and is none of its workers.
 fn stranger(stranger: &StrangerView) -> Row<'_> {
-    let blank = || Line::from("");
     let why = Line::from(format!("stranger: {}", stranger.why).red().bold());
-    Row::new([Line::from(format!("  {}", stranger.worker)), blank(), blank(), blank(), blank(), blank(), why])
+    heading(Line::from(format!("  {}", stranger.worker)), why)
+}
+
+/// Returns a row of a name, which has the room of all columns but the last, and a text in the last.
+fn heading<'a>(name: Line<'a>, last: Line<'a>) -> Row<'a> {
+    Row::new([Cell::from(name).column_span(6), Cell::from(last)])
 }
 
 fn worker(worker: &WorkerView, wide: bool) -> Row<'_> {

@@ -94,8 +94,25 @@ fn everything_that_matters_is_on_the_screen() {
     for text in ["left 2.0/s", "w-blue", "● green", "3/4", "full: 4 of 4", "93 %", "the gateway started"] {
         assert!(usual.contains(text), "a usual terminal shows {text}:\n{usual}");
     }
+    assert!(usual.contains("q: quit") && usual.contains("chat (blue)"), "{usual}");
+    let small = screen(&view, 60, 10);
+    for text in ["Traffic Dam", "q: quit", "chat (blue)", "w-blue"] {
+        assert!(small.contains(text), "a small terminal shows {text}:\n{small}");
+    }
     view.take(Err("no data for 5 s".to_owned()));
     assert!(screen(&view, 120, 40).contains("UNREACHABLE: no data for 5 s"));
+}
+
+#[test]
+fn a_pool_without_a_colour_is_named_in_full() {
+    let mut view = View::default();
+    let mut frame = frame(true, 1);
+    frame.scene.pools[0].active = None;
+    view.take(Ok(frame));
+    for (width, height) in [(60, 10), (80, 24), (200, 50)] {
+        let shown = screen(&view, width, height);
+        assert!(shown.contains("chat (every colour)"), "{shown}");
+    }
 }
 
 #[test]
