@@ -36,7 +36,7 @@ const LONGEST_PATH: usize = 1024;
 /// Settings of the span export.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SpanSettings {
-    /// URL of the collector, without the path `/v1/traces`.
+    /// Base URL of the collector, without `/v1/traces`.
     pub endpoint: Uri,
     /// Headers of each export, such as credentials.
     pub headers: HeaderMap,

@@ -142,7 +142,10 @@ fn value(schema: &Value) -> String {
                 (Some(least), Some(most)) => format!("{least} … {most}"),
                 bounds => panic!("{bounds:?}"),
             },
-            (Some("number"), _) => "0 … 1".into(),
+            (Some("number"), _) => match (bound("minimum"), bound("maximum")) {
+                (Some(least), Some(most)) => format!("{least} … {most}"),
+                _ => "number".into(),
+            },
             (Some("boolean"), _) => "`true`, `false`".into(),
             (Some("array"), _) => format!("list of {}", value(&option["items"])),
             (Some("object"), _) => "mapping".into(),

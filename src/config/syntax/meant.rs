@@ -115,6 +115,11 @@ pub(super) fn origin(text: &str) -> Option<String> {
     Some(without_default_port(bare).unwrap_or(bare).to_owned())
 }
 
+/// Adds the scheme to a collector's URL.
+pub(super) fn collector(text: &str) -> Option<String> {
+    (!text.contains("://") && !text.contains('@') && text.contains(':')).then(|| format!("http://{text}"))
+}
+
 /// Adds the scheme to a worker's URL, and removes the path of an endpoint.
 pub(super) fn worker(text: &str) -> Option<String> {
     let base = without_endpoint(text);

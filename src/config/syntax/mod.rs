@@ -16,7 +16,7 @@ pub(crate) use amounts::{Rate, Size};
 pub(crate) use kubernetes::{LabelSelector, ObjectName, PortName};
 pub(crate) use names::{Field, FilePath, PathGlob, RuleName, UrlPath, Word};
 pub use names::{Glob, Id};
-pub(crate) use net::{AllowedHost, Host, Jwks, Network, Origin, redacted_url};
+pub(crate) use net::{AllowedHost, CollectorUrl, Host, Jwks, Network, Origin, redacted_url};
 pub use net::{RedisUrl, WorkerUrl};
 pub use secret::Secret;
 pub(crate) use secret::{Digest, REDACTED};
@@ -144,8 +144,9 @@ const SCENARIO_CHECKS: [SyntaxName; 3] = [
     },
 ];
 
-const CHECKS: [SyntaxName; 26] = [
+const CHECKS: [SyntaxName; 27] = [
     SyntaxName::of::<AllowedHost>(),
+    SyntaxName::of::<CollectorUrl>(),
     SyntaxName::of::<Digest>(),
     SyntaxName::of::<Field>(),
     SyntaxName::of::<FilePath>(),

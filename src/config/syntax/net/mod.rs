@@ -110,6 +110,31 @@ impl Syntax for WorkerUrl {
     }
 }
 
+/// Base URL of an OTLP collector, `http` or `https`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CollectorUrl(pub Uri);
+
+impl Syntax for CollectorUrl {
+    const NAME: &'static str = "collector URL";
+    const EXPECTED: &'static str = "an `http://` or `https://` URL of a collector for OTLP over HTTP, with or without \
+         `/v1/traces`, such as `http://127.0.0.1:4318`; credentials belong in `headers`";
+    const PATTERN: &'static str = WorkerUrl::PATTERN;
+
+    fn read(text: &str) -> Option<Self> {
+        // Collectors document the full URL, and the variables of OpenTelemetry know both.
+        let text = text.trim_end_matches('/');
+        worker_url(text.strip_suffix("/v1/traces").unwrap_or(text)).map(Self)
+    }
+
+    fn meant(text: &str) -> Option<String> {
+        meant::collector(text)
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.to_string().trim_end_matches('/'))
+    }
+}
+
 /// A host, network or host name pattern that a heartbeat may name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct AllowedHost(pub AllowedHosts);

@@ -19,6 +19,23 @@ fn networks_and_hosts_are_read_into_one_form() {
 }
 
 #[test]
+fn the_url_of_a_collector_may_be_the_full_one() {
+    for (text, base) in [
+        ("http://127.0.0.1:4318", "http://127.0.0.1:4318"),
+        ("http://127.0.0.1:4318/v1/traces", "http://127.0.0.1:4318"),
+        ("https://otel.example/api/otlp/v1/traces/", "https://otel.example/api/otlp"),
+        ("https://otel.example/v1", "https://otel.example"),
+        ("http://h/traces", "http://h/traces"),
+    ] {
+        assert_eq!(written::<CollectorUrl>(text).as_deref(), Some(base), "{text}");
+    }
+    for wrong in ["", "127.0.0.1:4318", "grpc://h:4317", "http://u:p@h/v1/traces", "http://h/v1/traces?a=b"] {
+        assert_eq!(written::<CollectorUrl>(wrong), None, "{wrong}");
+    }
+    assert_eq!(CollectorUrl::meant("otel:4318/v1/traces").as_deref(), Some("http://otel:4318/v1/traces"));
+}
+
+#[test]
 fn worker_urls_have_a_host_and_nothing_to_hide() {
     assert_eq!(written::<WorkerUrl>("http://[::1]:8000/").as_deref(), Some("http://[::1]:8000"));
     assert_eq!(written::<WorkerUrl>("https://w.example/base/").as_deref(), Some("https://w.example/base"));
