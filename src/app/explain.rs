@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::App;
 use crate::config::Settings;
+use crate::layers::identify::address_id;
 use crate::layers::limit::{RuleCounting, served_by};
 use crate::layers::paths::Paths;
 use crate::limit::denial::quota_in_words;
@@ -54,6 +55,8 @@ impl ExplainQuery {
                     question.cost.expected_output = number()?;
                     question.told_output = true;
                 }
+                // The API takes these two for "no bound".
+                "max_tokens" if matches!(&*value, "-1" | "-2") => question.cost.max_output = None,
                 "max_tokens" => question.cost.max_output = Some(number()?),
                 "ip" => {
                     let fault = |_| format!("`ip` must be an IP address; found \"{value}\"");
@@ -64,9 +67,12 @@ impl ExplainQuery {
                         || format!("`class` must be `critical`, `interactive` or `batch`; found \"{value}\"");
                     question.class = Class::parse(&value).ok_or_else(fault)?;
                 }
-                "caller" => question.caller = Some(value),
+                "caller" => question.caller = Some(caller_of(value)),
                 "team" => question.team = Some(value),
                 "model" => question.model = Some(value),
+                "path" if !value.starts_with('/') || value.contains(['?', '#']) => {
+                    return Err(format!("`path` must begin with `/` and have no query; found \"{value}\""));
+                }
                 "path" => question.path = Some(value),
                 _ => {
                     return Err(format!(
@@ -77,6 +83,16 @@ impl ExplainQuery {
             }
         }
         Ok(question)
+    }
+}
+
+/// Returns the id under which a caller is counted: that of an address may be that of its network.
+fn caller_of(asked: String) -> String {
+    match CallerId::parse(&asked) {
+        Some(CallerId { namespace: CallerNamespace::Address, name }) => {
+            name.parse().map_or_else(|_| asked.clone(), address_id)
+        }
+        _ => asked,
     }
 }
 
@@ -178,11 +194,24 @@ mod tests {
             ExplainQuery::read("caller=key%3Aa+b&model=m&prompt_tokens=7&ip=::1&class=batch").unwrap();
         assert_eq!((question.caller.as_deref(), question.model.as_deref()), (Some("key:a b"), Some("m")));
         assert_eq!((question.cost.prompt_tokens, question.class), (7, Class::Batch));
+        assert_eq!(ExplainQuery::read("max_tokens=-1").unwrap().cost.max_output, None);
+        for (asked, counted) in [
+            ("ip:2001:db8::1", "ip:2001:db8::/64"),
+            ("ip:2001:db8::/64", "ip:2001:db8::/64"),
+            ("ip:192.0.2.1", "ip:192.0.2.1"),
+            ("key:a", "key:a"),
+        ] {
+            let question = ExplainQuery::read(&format!("caller={asked}")).unwrap();
+            assert_eq!(question.caller.as_deref(), Some(counted));
+        }
         for (query, words) in [
             ("user=a", "unknown parameter `user`"),
             ("prompt_tokens=-1", "must be a number; found \"-1\""),
             ("ip=here", "must be an IP address"),
             ("class=vip", "found \"vip\""),
+            ("path=nope", "must begin with `/`"),
+            ("path=/v1/chat/completions%3Fx=1", "have no query"),
+            ("max_tokens=-3", "must be a number"),
         ] {
             assert!(ExplainQuery::read(query).is_err_and(|fault| fault.contains(words)), "{query}");
         }

@@ -79,7 +79,10 @@ fn explained(field: &str, message: &str) -> String {
     let found = match found.split_once(": ") {
         Some((_, "sequence")) | None => "a list",
         Some((_, "map")) => "an object",
-        Some((_, found)) => found,
+        Some((_, found)) => match found.strip_prefix("floating point ").or(found.strip_prefix("integer ")) {
+            Some(number) => number,
+            None => found,
+        },
     };
     let expected = match expected {
         "u64" => "a whole number of at least 0",
@@ -106,12 +109,12 @@ mod tests {
         let number = "must be a whole number of at least 0; found";
         for (fault, expected) in [
             (limit(r#"{"burst":"5"}"#), format!("`burst` {number} string \"5\"")),
-            (limit(r#"{"burst":1.5}"#), format!("`burst` {number} floating point `1.5`")),
-            (limit(r#"{"burst":5,"ttl":-1}"#), format!("`ttl` {number} integer `-1`")),
-            (limit(r#"{"rate":5}"#), "`rate` must be a string; found integer `5`".to_owned()),
+            (limit(r#"{"burst":1.5}"#), format!("`burst` {number} `1.5`")),
+            (limit(r#"{"burst":5,"ttl":-1}"#), format!("`ttl` {number} `-1`")),
+            (limit(r#"{"rate":5}"#), "`rate` must be a string; found `5`".to_owned()),
             (
                 caller(r#"{"weight":4294967296}"#),
-                "`weight` must be a whole number from 0 to 4294967295; found integer `4294967296`".to_owned(),
+                "`weight` must be a whole number from 0 to 4294967295; found `4294967296`".to_owned(),
             ),
             (
                 caller(r#"{"external":"yes"}"#),
@@ -119,7 +122,7 @@ mod tests {
             ),
             (caller(r#"{"models":"*"}"#), "`models` must be a list; found string \"*\"".to_owned()),
             (caller(r#"{"limits":["a"]}"#), "`limits` must be an object; found a list".to_owned()),
-            (caller(r#"{"limits":{"a":5}}"#), "`limits.a` must be an object; found integer `5`".to_owned()),
+            (caller(r#"{"limits":{"a":5}}"#), "`limits.a` must be an object; found `5`".to_owned()),
             (caller(r#"{"limits":{"a":{"burst":"9"}}}"#), format!("`limits.a.burst` {number} string \"9\"")),
         ] {
             assert_eq!(fault, expected);
