@@ -209,7 +209,7 @@ where
         let this = self.project();
         let mut response = match this.state.project() {
             StateProj::Malformed { status, fault, dialect } => {
-                let OwnError { body, id } = OwnError::new(*dialect, Reason::BadRequest, *fault);
+                let OwnError { body, id } = OwnError::new(*dialect, Reason::BadRequest, fault);
                 let mut response = Response::new(ConnectionBody::Own { text: Some(body) });
                 *response.status_mut() = *status;
                 let headers = response.headers_mut();
