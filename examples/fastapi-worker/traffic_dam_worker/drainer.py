@@ -51,6 +51,13 @@ def is_ill_formed(fault):
     return by_value and (said.startswith("WRONGTYPE") or not re.match(r"(?!ERR)[A-Z]+ ", said))
 
 
+def is_final(fault):
+    """True if the same command would fail again: a wrong key or argument, or parts that Redis has lost. The rest passes."""
+    # The client cuts off the code `ERR`, and those for whose errors it has a class of its own, such as OOM.
+    code = re.match(r"[A-Z]+(?= )", str(fault))
+    return type(fault) is ResponseError and (not code or code[0] in ("ERR", "GAP", "WRONGTYPE"))
+
+
 class Run:
     """A job running here, and what happens to its entry if the run is stopped."""
 
@@ -308,8 +315,7 @@ class Drainer:
             try:
                 return await ask(*args, **more)
             except ResponseError as fault:
-                # BUSY and LOADING pass; a wrong key, or parts that Redis has lost, do not.
-                if str(fault).startswith(("ERR", "GAP", "WRONGTYPE")) or "script" in str(fault):
+                if is_final(fault):
                     raise
                 await asyncio.sleep(AGAIN)
             except redis.RedisError:
