@@ -160,7 +160,7 @@ async fn a_job_that_falls_silent_is_cancelled() {
         hand.end(&taken).await;
         dam.idle().await;
     }
-    assert_eq!(dam.metric("jobs_total", "expired"), 3.0);
+    eventually("they are counted", async || dam.metric("jobs_total", "expired") == 3.0).await;
 }
 
 #[tokio::test]

@@ -159,12 +159,11 @@ impl KeyClaim {
         stored
     }
 
-    /// Frees the key after a refusal, unless the request became a job.
+    /// Frees the key after a refusal, unless the request became a job. If Redis does not answer, or this
+    /// future is dropped, the drop of the claim leaves that to a task.
     pub(crate) async fn forget(&self) {
-        if self.tries.swap(false, Ordering::AcqRel)
-            && self.jobs.free_key(&self.request, self.job).await.is_err()
-        {
-            tracing::debug!("could not free a refused request's idempotency key; it expires within 2 min");
+        if self.tries.load(Ordering::Acquire) && self.jobs.free_key(&self.request, self.job).await.is_ok() {
+            self.tries.store(false, Ordering::Release);
         }
     }
 }

@@ -1,6 +1,9 @@
-//! The operator's limits for jobs.
+//! Limits for jobs: the operator's, and that of sessions.
 
 use std::time::Duration;
+
+/// How long a session is remembered after its last turn.
+pub(super) const SESSION_REMEMBERED: Duration = Duration::from_secs(3600);
 
 /// Limits for jobs. Each job keeps those under which it was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,8 @@
 //! | `status` `idempotency` | job status; idempotent requests |
 //! | `stored` `allowance` | answers over HTTP that repeats get; how many bytes of them (pure) |
 //! | `liveness` | liveness probe for jobs whose reply is silent |
-//! | `tasks` | cancels and cleanup |
+//! | `cancels` | ends jobs early |
+//! | `tasks` `lanes` | cancels and cleanup after a response; their order (pure) |
 //! | `answers` `text` | what the scripts answer (pure); what anybody may have written |
 //!
 //! **Failure mode.** Redis is away: new jobs are refused at once. Replies in progress wait for
@@ -30,12 +31,14 @@
 
 mod allowance;
 mod answers;
+mod cancels;
 mod dead;
 mod embedded;
 mod fault;
 mod head;
 mod idempotency;
 mod keys;
+mod lanes;
 mod limits;
 mod liveness;
 mod mailboxes;
@@ -79,6 +82,7 @@ pub(crate) use super::reply::{PieceKind, PiecePlace};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -88,7 +92,7 @@ use self::allowance::StoredBytes;
 use self::keys::Keys;
 use self::mailboxes::Mailboxes;
 use self::script::JobScripts;
-use self::tasks::JobTask;
+use self::tasks::TimedTask;
 use super::gateways::Gateways;
 use super::link::RedisLink;
 use super::odd::UnreadableKeys;
@@ -110,7 +114,9 @@ struct JobsInner {
     keys: Keys,
     scripts: JobScripts,
     mailboxes: Mailboxes,
-    outbox: Outbox<JobTask>,
+    outbox: Outbox<TimedTask>,
+    /// `true` while the outbox drops tasks, so that the log says it once.
+    tasks_full: AtomicBool,
     signing: Signing,
     strangers: Mutex<Strangers>,
     limits: ArcSwap<JobLimits>,
@@ -148,6 +154,7 @@ impl JobQueue {
             scripts: JobScripts::default(),
             mailboxes: Mailboxes::default(),
             outbox,
+            tasks_full: AtomicBool::new(false),
             signing,
             strangers: Mutex::default(),
             limits: ArcSwap::default(),

@@ -279,14 +279,15 @@ impl JobQueue {
                 PromoteOutcome::Full => sleep(pause).await,
                 PromoteOutcome::Removed => return Err(RedisLoss::Refused.into()),
                 PromoteOutcome::Enqueued(entry) => {
-                    let within = millis(within).to_string();
+                    let most = millis(within).to_string();
                     let put = [("colour", &*side.colour), ("entry", &*entry)];
                     // For a cancel before a worker has the job. If this fails, the worker that
                     // takes the job sees the cancel.
-                    if let Err(loss) = self.mark(job, &within, &put).await {
+                    if let Err(loss) = self.mark(job, &most, &put).await {
                         tracing::debug!(%loss, %job, "could not record the job's stream entry");
                     }
-                    return Ok(AwaitedJob::new(self, side, reader, Some(entry.into()), UnreadFate::Remains));
+                    let fate = (UnreadFate::Remains, within);
+                    return Ok(AwaitedJob::new(self, side, reader, Some(entry.into()), fate));
                 }
             }
             pause *= 2;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::answers::TurnAnswer;
 use super::keys::Job;
+use super::limits::SESSION_REMEMBERED;
 use super::tasks::JobTask;
 use super::{JobQueue, PATIENCE};
 use crate::metrics::RedisOp;
@@ -24,8 +25,6 @@ use crate::redis::millis;
 const LEASE: Duration = Duration::from_secs(5);
 /// Interval between two renewals.
 const RENEW: Duration = Duration::from_secs(1);
-/// How long a session is remembered after its last turn.
-const REMEMBERED: Duration = Duration::from_secs(3600);
 /// Pause before a waiting turn asks again.
 const AGAIN: Duration = Duration::from_millis(20);
 /// Most turns of a session that wait.
@@ -109,7 +108,7 @@ impl JobQueue {
         } else {
             call.arg(millis(LEASE));
         }
-        call.arg(millis(REMEMBERED)).arg(WAITING);
+        call.arg(millis(SESSION_REMEMBERED)).arg(WAITING);
         self.0.link.run(RedisOp::Jobs, PATIENCE, &call).await
     }
 

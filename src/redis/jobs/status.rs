@@ -3,8 +3,8 @@
 use redis::cmd;
 
 use super::answers::{CancelOutcome, JobState};
+use super::cancels::JobEndReason;
 use super::keys::{Job, Side};
-use super::tasks::JobEndReason;
 use super::{JobQueue, PATIENCE};
 use crate::clock::unix_millis;
 use crate::metrics::RedisOp;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::cancels::JobEndReason;
 use super::keys::{Job, Side};
 use super::liveness::LivenessProbe;
 use super::piece::AnswerPiece;
@@ -14,7 +15,7 @@ use super::reader::Reader;
 use super::request::JobRequest;
 use super::sessions::SessionTurn;
 use super::sides::OwnStream;
-use super::tasks::{HeldTurn, JobEndReason, JobTask};
+use super::tasks::{HeldTurn, JobTask};
 use super::{JobQueue, PATIENCE, PieceKind, PiecePlace};
 use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::RedisLoss;
@@ -85,6 +86,8 @@ pub(crate) struct AwaitedJob {
     turn: Option<Arc<SessionTurn>>,
     /// How long it may wait in the stream of one worker.
     wait_for_worker: Option<Duration>,
+    /// When it expires at the latest.
+    deadline: Instant,
 }
 
 impl fmt::Debug for AwaitedJob {
@@ -110,7 +113,8 @@ impl JobQueue {
         request: &JobRequest,
     ) -> Result<AwaitedJob, SubmitRefused> {
         let fate = if request.trial.is_some() { UnreadFate::IsKept } else { UnreadFate::Ends };
-        let mut awaited = AwaitedJob::new(self, side, self.read(job, PiecePlace::default()), None, fate);
+        let reader = self.read(job, PiecePlace::default());
+        let mut awaited = AwaitedJob::new(self, side, reader, None, (fate, request.within));
         let of_worker =
             |own: &OwnStream| Side { pool: Arc::clone(&side.pool), colour: Arc::clone(&own.side) };
         let first = own.map(|(own, wait)| (of_worker(&own), own.bound(), wait));
@@ -223,12 +227,13 @@ impl AwaitedJob {
         side: &Side,
         reader: Reader,
         entry: Option<Arc<str>>,
-        fate: UnreadFate,
+        (fate, within): (UnreadFate, Duration),
     ) -> Self {
         let (jobs, liveness_probe, side) = (jobs.clone(), LivenessProbe::new(jobs), side.clone());
         let why = JobEndReason::Cancelled;
         let (last, turn, wait_for_worker) = (None, None, None);
-        Self { jobs, side, entry, reader, liveness_probe, fate, why, last, turn, wait_for_worker }
+        let deadline = Instant::now() + within;
+        Self { jobs, side, entry, reader, liveness_probe, fate, why, last, turn, wait_for_worker, deadline }
     }
 
     /// Returns how long it may wait for one worker, before any may take it.
@@ -272,12 +277,12 @@ impl AwaitedJob {
 impl Drop for AwaitedJob {
     fn drop(&mut self) {
         let job = self.reader.job();
-        let end = match (self.last, self.why) {
-            (Some(PieceKind::End), _) => JobEnd::Answered,
-            (Some(_), _) => JobEnd::Failed,
-            (None, JobEndReason::Cancelled) => JobEnd::Cancelled,
-            (None, JobEndReason::Expired) => JobEnd::Expired,
-        };
+        let inner = &*self.jobs.0;
+        // A job that is cancelled is counted when Redis has ended it.
+        if let Some(last) = self.last {
+            let end = if last == PieceKind::End { JobEnd::Answered } else { JobEnd::Failed };
+            inner.link.metrics().job(&self.side.pool, end);
+        }
         let task = match (self.fate, self.last) {
             // It continues, or it was never enqueued.
             (UnreadFate::Remains, None) if self.why == JobEndReason::Cancelled => return,
@@ -288,11 +293,10 @@ impl Drop for AwaitedJob {
                 side: self.side.clone(),
                 entry: self.entry.take(),
                 why: self.why,
+                deadline: self.deadline,
                 _turn: self.turn.take().map(|turn| turn as HeldTurn),
             }),
         };
-        let inner = &*self.jobs.0;
-        inner.link.metrics().job(&self.side.pool, end);
         if let Some(task) = task {
             self.jobs.add_task(task);
         }
