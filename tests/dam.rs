@@ -77,6 +77,8 @@ mod messages;
 mod models;
 #[path = "dam/once.rs"]
 mod once;
+#[path = "dam/older.rs"]
+mod older;
 #[path = "dam/outage.rs"]
 mod outage;
 #[path = "dam/overflow.rs"]

@@ -123,7 +123,7 @@ impl ReplayedAnswer {
                 self.liveness_probe.record_entry();
                 Poll::Ready(Some(entry))
             }
-            Poll::Pending => self.liveness_probe.poll_lost(self.reader.job(), cx).map(|()| None),
+            Poll::Pending => self.liveness_probe.poll_lost(self.reader.place(), cx).map(|()| None),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{Job, JobQueue};
+use super::{Job, JobQueue, PiecePlace};
 
 /// Silence before the job is checked. Meanwhile its reader polls the reply stream each second.
 const QUIET: Duration = Duration::from_secs(3);
@@ -43,8 +43,8 @@ impl LivenessProbe {
         self.looking = None;
     }
 
-    /// Completes when the job is lost, that is, its reply can get no more entries.
-    pub(crate) fn poll_lost(&mut self, job: Job, cx: &mut Context<'_>) -> Poll<()> {
+    /// Completes when the job is lost, that is, its reply can get no more entries after that place.
+    pub(crate) fn poll_lost(&mut self, (job, at): (Job, PiecePlace), cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if let Some(looking) = &mut self.looking {
                 let lost = ready!(looking.as_mut().poll(cx));
@@ -59,7 +59,7 @@ impl LivenessProbe {
             if self.heard.elapsed() >= QUIET {
                 let jobs = self.jobs.clone();
                 // An error counts as not lost: Redis may come back.
-                self.looking = Some(Box::pin(async move { jobs.is_lost(job).await.unwrap_or(false) }));
+                self.looking = Some(Box::pin(async move { jobs.is_lost(job, at).await.unwrap_or(false) }));
             }
             self.timer.as_mut().reset(self.heard + QUIET);
         }

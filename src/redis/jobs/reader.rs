@@ -96,6 +96,12 @@ impl Reader {
         self.job
     }
 
+    /// Returns the job, and the position of the last entry that was returned.
+    #[must_use]
+    pub(crate) const fn place(&self) -> (Job, PiecePlace) {
+        (self.job, self.at)
+    }
+
     /// Reads the stream first, because the reply may already be there.
     #[must_use]
     pub(crate) fn stream_first(mut self) -> Self {

@@ -5,7 +5,7 @@ use redis::cmd;
 use super::answers::{CancelOutcome, JobState};
 use super::cancels::JobEndReason;
 use super::keys::{Job, Side};
-use super::{JobQueue, PATIENCE};
+use super::{JobQueue, PATIENCE, PiecePlace};
 use crate::clock::unix_millis;
 use crate::metrics::RedisOp;
 use crate::redis::gateways::alive_key;
@@ -49,6 +49,11 @@ impl JobStatus {
     #[must_use]
     pub(crate) fn has_ended(&self) -> bool {
         !matches!(self.state, JobState::Queued | JobState::Running)
+    }
+
+    /// Returns the place of the last reply entry.
+    const fn last_place(&self) -> PiecePlace {
+        PiecePlace { epoch: self.epoch, n: self.n }
     }
 
     /// Returns `true` if the deadline has passed by this gateway's clock.
@@ -170,15 +175,21 @@ impl JobQueue {
         self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("EXISTS").arg(key)).await
     }
 
-    /// Returns `true` if the reply of `job` is incomplete and can get no more entries. Expires the
-    /// job first if its deadline has passed; then the reply gets an error entry.
+    /// Returns `true` if the reply of `job` gets no entry after `at`, up to which it was read. Expires
+    /// the job first if its deadline has passed; then the reply gets an error entry.
+    ///
+    /// A Redis that has lost its last writes may end the job at an earlier place than the reader's: it
+    /// would never see that end.
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub(crate) async fn is_lost(&self, job: Job) -> Result<bool, RedisLoss> {
+    pub(crate) async fn is_lost(&self, job: Job, at: PiecePlace) -> Result<bool, RedisLoss> {
         Ok(match self.expire(job).await? {
             CancelOutcome::Gone => true,
-            CancelOutcome::Ended => !self.has_answer(job).await?,
+            CancelOutcome::Ended => {
+                !self.has_answer(job).await?
+                    || self.read_status(job).await?.is_none_or(|status| status.last_place() <= at)
+            }
             _ => false,
         })
     }

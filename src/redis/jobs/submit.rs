@@ -253,7 +253,7 @@ impl AwaitedJob {
         let entry = match self.reader.poll_entry(cx) {
             Poll::Ready(entry) => entry,
             Poll::Pending => {
-                ready!(self.liveness_probe.poll_lost(self.reader.job(), cx));
+                ready!(self.liveness_probe.poll_lost(self.reader.place(), cx));
                 AnswerPiece::lost()
             }
         };
