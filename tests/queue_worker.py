@@ -174,6 +174,8 @@ async def streams(pool):
         assert is_whole(answer, 20), body(answer)
         assert len(answer) > 10, "the answer came in one piece"
         assert await job.get("runs") == f"{worker.name}/blue"
+        # A time: a run that follows the loss of the first one must not have its number.
+        assert abs(int(await job.get("epoch")) - now()) < 1000 * PATIENCE, await job.get("epoch")
         heard = []
         while len(heard) < len(answer):
             message = await asyncio.wait_for(anext(live.listen()), PATIENCE)

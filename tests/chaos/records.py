@@ -100,8 +100,8 @@ class Records:
                 faults.append(f"job {job} was put to {colour}, which was the standby side")
             if state == "dead" and not began:
                 faults.append(f"job {job} never ran, and is a dead letter: {record['last_error']}")
-            if len(began) != int(record["epoch"]):
-                faults.append(f"job {job} ran {len(began)} times and is in epoch {record['epoch']}")
+            if len(began) != int(record["attempt"]):
+                faults.append(f"job {job} ran {len(began)} times, and its record says {record['attempt']}")
         for request in crowd.whole:
             job = self.requests.get(request)
             if job and self.jobs.get(job, {}).get("state") != "done":

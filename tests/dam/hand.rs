@@ -179,7 +179,8 @@ impl Hand {
         call
     }
 
-    async fn begun(&self, given: (String, String, u64)) -> Taken {
+    /// Begins a job that was read or claimed.
+    pub(crate) async fn begun(&self, given: (String, String, u64)) -> Taken {
         let answer = self.begin_given(&given).await;
         let (entry, job, _) = given;
         let [run, epoch, attempt, left, path, headers, body, signature, sealed, _waited] =

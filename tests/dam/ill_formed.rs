@@ -136,7 +136,7 @@ async fn a_number_that_is_none_counts_as_its_default() {
     is_empty(&redis).await;
     for n in 0..6 {
         let key = format!("dam:job:{{{}}}", job(n));
-        let state = redis.run(&[b"HMGET", key.as_bytes(), b"state", b"epoch"]).await;
+        let state = redis.run(&[b"HMGET", key.as_bytes(), b"state", b"attempt"]).await;
         let [done, first] = [&b"done"[..], b"1"].map(|text| redis::Value::BulkString(text.to_vec()));
         assert_eq!(state, Some(redis::Value::Array(vec![done, first])));
     }

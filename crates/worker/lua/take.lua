@@ -95,7 +95,9 @@ attempt = attempt + 1
 if attempt > whole(most, 3) then
   return die(last_error or 'The worker was lost.')
 end
-epoch = epoch + 1
+-- The time, so that no two runs share an epoch even if Redis has lost the first one: the gateway would
+-- take the entries of the second for repeats, and continue the first answer with it.
+epoch = math.max(epoch + 1, at)
 redis.call('DEL', reply)
 redis.call('HSET', hash, 'state', 'running', 'epoch', epoch, 'n', 0, 'sent', 0, 'attempt', attempt, 'worker', worker,
   'runs', (runs and runs .. ' ' or '') .. worker .. '/' .. colour)
