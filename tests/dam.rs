@@ -73,12 +73,14 @@ mod left;
 mod log;
 #[path = "dam/messages.rs"]
 mod messages;
+#[path = "dam/misuse.rs"]
+mod misuse;
 #[path = "dam/models.rs"]
 mod models;
-#[path = "dam/once.rs"]
-mod once;
 #[path = "dam/older.rs"]
 mod older;
+#[path = "dam/once.rs"]
+mod once;
 #[path = "dam/outage.rs"]
 mod outage;
 #[path = "dam/overflow.rs"]

@@ -241,6 +241,22 @@ impl Hand {
             .unwrap()
     }
 
+    /// Adds to an answer from the entry of this number on, whatever it is.
+    pub(crate) async fn try_emit(
+        &self,
+        taken: &Taken,
+        number: &str,
+        pieces: &[(&str, &str)],
+    ) -> ::redis::RedisResult<String> {
+        let script = Script::new(&[COMMON, EMIT].concat());
+        let mut call = self.of_job(&script, &taken.job);
+        call.arg(taken.epoch).arg(number);
+        for (kind, data) in pieces {
+            call.arg(*kind).arg(*data);
+        }
+        call.invoke_async(&mut self.connection.clone()).await
+    }
+
     /// Renews entries, and returns those that this worker has lost.
     pub(crate) async fn renew(&self, entries: &[&str]) -> Vec<String> {
         let script = Script::new(RENEW);

@@ -4,8 +4,25 @@
 --   FENCED      another run has started: stop, and do not touch the entry
 --   CANCELLED   the rest is not wanted: stop, and end the entry
 -- An entry of the kind `fail` is not added: it reports why the run failed. The job may run again.
+-- An unknown kind or a wrong number is an error, and nothing is added.
 
-local mine, first, count = ARGV[3], tonumber(ARGV[4]), (#ARGV - 4) / 2
+local KINDS = { head = true, data = true, ['end'] = true, error = true, fail = true }
+
+-- Returns the error of a call that no worker should make. Of what it sent, a line of an error holds little.
+local function wrong(what, sent, right)
+  return redis.error_reply('ERR ' .. what .. ' is `' .. string.sub(sent, 1, 40) .. '`, not ' .. right)
+end
+
+local mine, first, count = ARGV[3], whole(ARGV[4], 0), (#ARGV - 4) / 2
+if first == 0 then
+  return wrong('the number of the first entry', ARGV[4], 'a whole number from 1 on')
+end
+for at = 5, #ARGV, 2 do
+  if not KINDS[ARGV[at]] then
+    return wrong('the kind of an entry', ARGV[at], 'head, data, end, error or fail')
+  end
+end
+
 local state, epoch, n, dam, deadline, async, sent =
   unpack(redis.call('HMGET', hash, 'state', 'epoch', 'n', 'dam', 'deadline_ms', 'async', 'sent'))
 

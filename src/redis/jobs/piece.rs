@@ -16,6 +16,11 @@ pub(crate) struct AnswerPiece {
     pub data: Bytes,
 }
 
+/// Parses a kind. The `emit` of older workers ends a reply with an entry of an unknown one.
+fn kind(text: &[u8]) -> PieceKind {
+    PieceKind::parse(text).unwrap_or(PieceKind::Error)
+}
+
 impl AnswerPiece {
     /// Parses a published message: `JOB EPOCH N KIND`, a line feed, and the data.
     pub(super) fn from_message(text: Vec<u8>) -> Option<(Job, Self)> {
@@ -23,7 +28,7 @@ impl AnswerPiece {
         let mut words = std::str::from_utf8(&text[..line]).ok()?.split(' ');
         let job = Job::parse(words.next()?)?;
         let place = PiecePlace { epoch: words.next()?.parse().ok()?, n: words.next()?.parse().ok()? };
-        let kind = PieceKind::parse(words.next()?.as_bytes())?;
+        let kind = kind(words.next()?.as_bytes());
         if words.next().is_some() {
             return None;
         }
@@ -43,7 +48,7 @@ impl AnswerPiece {
         let mut fields = fields.into_iter();
         while let (Some(field), Some(value)) = (fields.next(), fields.next()) {
             match &field[..] {
-                b"kind" => kind = PieceKind::parse(&value),
+                b"kind" => kind = Some(self::kind(&value)),
                 b"data" => data = Some(value.into()),
                 _ => {}
             }
@@ -82,13 +87,14 @@ mod tests {
             "x",
             "\n",
             &format!("{JOB} 1 1 data"),
-            &format!("{JOB} 1 1 fail\n"),
             &format!("{JOB} 1 -1 data\n"),
             &format!("{JOB} 1 1 data more\n"),
             "j 1 1 data\n",
         ] {
             assert_eq!(AnswerPiece::from_message(text.into()), None, "{text}");
         }
+        let (_, unknown) = AnswerPiece::from_message(format!("{JOB} 1 1 done\n").into()).unwrap();
+        assert_eq!(unknown.kind, PieceKind::Error);
         assert_eq!(AnswerPiece::from_stream("1-1", vec![b"kind".to_vec(), b"data".to_vec()]), None);
         assert_eq!(AnswerPiece::from_stream("1", vec![]), None);
     }
