@@ -10,9 +10,9 @@
 //! One script stores a switch under its key and publishes it on the channel `{prefix}:control`,
 //! unless a later switch is stored: switches of two concurrent operators are serialized.
 //!
-//! **Failure mode.** Redis comes back empty: gateways store the switches they know again. A gateway
-//! without Redis keeps its state and counts as gone after 3 s; on return it first reads what it
-//! missed.
+//! **Failure mode.** Redis loses a switch, with a restart or without: gateways that know it store it
+//! again. A gateway without Redis keeps its state and counts as gone after 3 s; on return it first
+//! reads what it missed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -175,3 +175,24 @@ async fn a_redis_that_comes_back_empty_is_told_which_colour_is_active() {
     }
     assert_eq!(workers[0].tally("received").await, before);
 }
+
+#[tokio::test]
+async fn a_switch_that_redis_has_lost_is_stored_again_without_a_new_connection() {
+    let redis = Redis::start().await;
+    let workers = [Worker::start(8), Worker::start(8)];
+    let dam = Dam::start(&discovering(&redis, &format!(", {}", sides(&workers[0], &workers[1]))));
+    eventually("the feed", async || dam.metric("redis_up", "") == 1.0).await;
+    let kept = async || redis.run(&[b"HGET", b"dam:pool:default:active", b"epoch"]).await;
+    for (number, colour) in [b"1", b"2"].into_iter().zip(["green", "blue"]) {
+        assert_eq!(switch(&dam, colour).await.status, 200);
+        redis.run(&[b"FLUSHALL"]).await.expect("Redis answers");
+        let same = Some(::redis::Value::BulkString(number.to_vec()));
+        eventually("it is stored again", async || kept().await == same).await;
+    }
+    let key: &[u8] = b"dam:pool:default:active";
+    redis.run(&[b"DEL", key]).await.expect("Redis answers");
+    eventually("also if only its key is lost", async || {
+        kept().await.is_some_and(|at| at != ::redis::Value::Nil)
+    })
+    .await;
+}

@@ -1,4 +1,4 @@
-//! Probes of the feed's connection: reports of the applied switches.
+//! Probes of the feed's connection: reports of the applied switches, and whether Redis still has them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use super::{HeartbeatFeed, PATIENCE};
 use crate::clock::Silence;
 use crate::redis::connect::Connection;
 use crate::redis::control::Control;
+use crate::redis::odd::answered;
 
 /// Interval of probes.
 const ASK: Duration = Duration::from_millis(250);
@@ -24,6 +25,8 @@ pub(super) struct FeedProbe<'a> {
     listening: Option<MultiplexedConnection>,
     control: Control,
     silence: Silence,
+    /// Number of probes.
+    count: usize,
 }
 
 impl<'a> FeedProbe<'a> {
@@ -36,6 +39,7 @@ impl<'a> FeedProbe<'a> {
             listening: connection.is_spread().then_some(listening),
             control: Control::on(connection.clone(), Arc::clone(&feed.settings.prefix)),
             silence: Silence::new(feed.clock.now(), SILENT),
+            count: 0,
             feed,
         }
     }
@@ -47,7 +51,28 @@ impl<'a> FeedProbe<'a> {
         }
         let subscribers = &self.feed.subscribers;
         let epochs = subscribers.epochs.load_full();
-        self.control.follow(&subscribers.id, &epochs).await
+        self.control.follow(&subscribers.id, &epochs).await?;
+        self.keep_switch().await
+    }
+
+    /// Stores the switch of one pool again if Redis has lost it, which a new connection does not always
+    /// tell: each probe looks at the next pool.
+    async fn keep_switch(&mut self) -> RedisResult<()> {
+        self.count = self.count.wrapping_add(1);
+        let (switch, text) = {
+            let switches = self.feed.subscribers.switches.lock();
+            let all = switches.all().count().max(1);
+            let Some(switch) = switches.all().nth(self.count % all) else { return Ok(()) };
+            let text = switches.write(&switch);
+            (switch, text)
+        };
+        match answered(self.control.epoch(&switch.pool).await)? {
+            Ok(epoch) if epoch < switch.epoch => {
+                self.control.publish_again(&switch.pool, switch.epoch, &text).await
+            }
+            // A key that cannot be read was named when the connection was made.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Probes again and again. Completes with the error of the first failure.
