@@ -277,6 +277,29 @@ async fn a_request_that_is_sent_again_runs_once() {
 }
 
 #[tokio::test]
+async fn a_request_whose_job_came_to_nothing_runs_again_also_later() {
+    let (_redis, dam, hand) = stage(4).await;
+    let key = "idempotency-key: k1";
+    let first = accepted(&dam, "a", &[key], CHAT).await;
+    assert_eq!(accepted(&dam, "a", &[key], CHAT).await, first, "it waits");
+    let mut taken = hand.take().await;
+    assert_eq!(dam.ask(at("DELETE", &first, "a", &[])).await.json()["status"], "cancelled");
+    assert_eq!(hand.emit(&mut taken, &[("head", SSE)]).await, "CANCELLED");
+    hand.end(&taken).await;
+    let second = accepted(&dam, "a", &[key], CHAT).await;
+    assert_ne!(second, first);
+    let mut taken = hand.take().await;
+    let error = r#"{"reason":"upstream_broke","message":"no"}"#;
+    hand.answer(&mut taken, &[("head", SSE), ("error", error)]).await;
+    let third = accepted(&dam, "a", &[key], CHAT).await;
+    assert!(third != first && third != second);
+    let mut taken = hand.take().await;
+    hand.answer(&mut taken, &[("head", SSE), ("data", DONE), ("end", "")]).await;
+    assert_eq!(accepted(&dam, "a", &[key], CHAT).await, third, "it is answered");
+    dam.idle().await;
+}
+
+#[tokio::test]
 async fn a_dead_letter_is_shown_and_gets_another_chance() {
     let (_redis, dam, hand) = stage(4).await;
     let location = accepted(&dam, "a", &[], PLAIN).await;

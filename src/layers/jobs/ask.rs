@@ -362,9 +362,7 @@ impl JobsSettings {
             return Ok(None);
         }
         match status.state {
-            JobState::Failed | JobState::Cancelled | JobState::Expired | JobState::Dead if !later => {
-                return Ok(None);
-            }
+            JobState::Failed | JobState::Cancelled | JobState::Expired | JobState::Dead => return Ok(None),
             _ if later => {
                 let text = super::get::status_json(job, &status).to_string();
                 return Ok(Some(answer(accepted(job, text), record.as_ref())));
