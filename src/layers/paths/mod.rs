@@ -240,7 +240,10 @@ impl Paths {
         others.sort_unstable();
         others.dedup();
         let allow = others.join(", ");
-        let in_words = others.join(" and ");
+        let in_words = match others.split_last() {
+            Some((last, rest @ [_, ..])) => format!("{} and {last}", rest.join(", ")),
+            _ => allow.clone(),
+        };
         let message = format!("This path accepts {in_words} only.");
         Err(Refusal::new(Reason::MethodNotAllowed, message).with_allow(allow))
     }
