@@ -32,7 +32,9 @@ pub(crate) fn token(text: &str) -> String {
     )
 }
 
-pub(crate) const DONE: &str = "data: [DONE]\n\n";
+/// The last two events of a stream: the end of its choice, and its own.
+pub(crate) const DONE: &str =
+    "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
 
 pub(crate) struct Hand {
     connection: MultiplexedConnection,
