@@ -89,7 +89,7 @@ async fn a_key_whose_request_is_refused_is_free_afterwards() {
 
 #[tokio::test]
 async fn over_http_an_answer_is_stored_afterwards_and_a_key_freed() {
-    let (redis, worker) = (Redis::start().await, Worker::paced(8, 5.0));
+    let (redis, worker) = (Redis::start().await, Worker::paced(8, 20.0));
     let long = CHAT.replace("\"max_tokens\":8", "\"max_tokens\":100");
     let url = redis.url();
     let more = format!("state: redis\nredis: {{ url: \"{url}\", timeout: 500ms }}\n{KEYS}");
