@@ -74,6 +74,11 @@ async fn a_stream_is_whole_when_its_last_word_is_on_its_way_in_every_kind() {
         ("a response that failed", &[delta, &failed], Ending::WorkerFailed),
         ("a message", &[block, &stop], Ending::Complete),
         ("chat before its end", &[ROLE, HELLO], Ending::ClientGone),
+        (
+            "sound without words",
+            &["data: {\"type\":\"transcript.text.done\",\"text\":\"\"}\n\n"],
+            Ending::Complete,
+        ),
         ("a message before its end", &[block], Ending::ClientGone),
     ] {
         for filtered in [false, true] {

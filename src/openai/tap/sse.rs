@@ -243,7 +243,7 @@ impl SseTap {
         self.seen.done |= event.done;
         self.seen.promised |= event.promises;
         self.seen.choices = self.seen.choices.max(event.choices);
-        self.seen.said |= event != StreamEvent::DONE;
+        self.seen.said |= !event.bare_end;
         self.seen.unread = event.unread;
         // The data tell more about an error than the event's name.
         self.seen.error = event.error.or(self.seen.error);

@@ -24,6 +24,8 @@ pub(super) struct StreamEvent {
     pub(super) choices: u32,
     /// `true` if it is too long to be read.
     pub(super) unread: bool,
+    /// `true` for `[DONE]`: it ends a stream and says nothing of an answer.
+    pub(super) bare_end: bool,
 }
 
 impl StreamEvent {
@@ -38,9 +40,8 @@ impl StreamEvent {
         promises: false,
         choices: 0,
         unread: false,
+        bare_end: false,
     };
-    /// The last line of a stream, which says nothing else.
-    pub(super) const DONE: Self = Self { deltas: 0, done: true, ..Self::UNKNOWN };
 
     /// Reads an event's data. `None` if it starts as an object but ends too early.
     pub(super) fn read(data: &[u8]) -> Option<Self> {
@@ -51,7 +52,7 @@ impl StreamEvent {
     pub(super) fn read_text(data: &[u8]) -> Option<(Self, Range<usize>)> {
         let event = match data.trim_ascii() {
             b"" => Self::default(),
-            b"[DONE]" => Self::DONE,
+            b"[DONE]" => Self { done: true, bare_end: true, ..Self::default() },
             [b'{', ..] => match EventReading::of(data) {
                 Ok(read) => return Some(read),
                 Err(JsonError::End) => return None,
