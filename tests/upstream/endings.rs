@@ -175,7 +175,7 @@ async fn each_choice_that_has_begun_must_end() {
         ("both have ended", &[&begun, &other, &ended, &other_ended], Ending::Complete),
         ("the worker gives only one", &[&begun, &ended], Ending::Complete),
     ] {
-        let chunks = events.iter().flat_map(|event| chunk(event)).collect::<Vec<u8>>();
+        let chunks = events.iter().flat_map(chunk).collect::<Vec<u8>>();
         let worker = Worker::saying([STREAM.as_bytes(), &chunks, b"0\r\n\r\n"].concat()).await;
         let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
         let mut request = chat(true, true);
