@@ -130,8 +130,10 @@ async fn a_sound_side_gets_its_share_and_then_everything() {
     .await;
     let ended = canary(&dam).await;
     for side in ["usual", "canary"] {
-        // 200, but on a busy machine the longest trial ends before: then 100 requests are enough.
-        assert!(ended[side]["answers"].as_u64().unwrap() >= 90, "{ended}");
+        // On a busy machine the longest trial, of five times `judge`, ends before there are enough answers.
+        let [answers, offered] = ["answers", "offered"].map(|count| ended[side][count].as_u64().unwrap());
+        let is_longest = ended["elapsed_ms"].as_u64().unwrap() >= 5000;
+        assert!(answers >= 200 || (is_longest && offered >= 100), "{ended}");
     }
     assert_eq!(shown(&dam, "active"), "green");
     assert_eq!(dam.metric("canary_ends_total", "promoted"), 1.0);

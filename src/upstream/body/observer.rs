@@ -258,11 +258,10 @@ impl AnswerObserver {
     /// Returns `true` if a stream that is over was cut short: its events announce an end, as those of all
     /// engines do, and there was none. HTTP does not show it if a connection ends with the worker, or if a
     /// proxy in between ends the answer in good order.
-    pub(crate) const fn is_cut_short(&self) -> bool {
+    pub(crate) fn is_cut_short(&self) -> bool {
         let StreamFacts { content, done, finished, error, promised, choices, unread, .. } = self.recorded;
         // An engine may give fewer choices than were asked for.
-        let begun = if choices < self.sequences { choices } else { self.sequences };
-        let ended = done || unread || finished >= if begun > 1 { begun } else { 1 };
+        let ended = done || unread || finished >= choices.min(self.sequences).max(1);
         !self.ended && content && promised && !ended && error.is_none()
     }
 
